@@ -1,0 +1,214 @@
+"""Every knob of the pipeline: typed, with its unit and default. params.yaml gives the values.
+
+Defaults are the paper's where it names one. The loader is strict: an unknown key is refused with the nearest known
+one. Sections are frozen, so a run's configuration is what it started with.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+
+import yaml
+
+
+@dataclass(frozen=True)
+class ShardConfig:
+    """One partition: a folder of videos and the reader that knows its layout."""
+
+    source: str
+    """Name of the data source, as it appears in rows and lineage."""
+    kind: str
+    """Reader in ops.sources: "synthetic", "folder", ..."""
+    root: str
+    """Folder, relative to the workspace or absolute."""
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """The rendered source with known truth (made by `hand3d bootstrap`)."""
+
+    num_clips: int = 24
+    seconds: float = 11.0
+    fps: float = 10.0
+    width: int = 448
+    height: int = 336
+    seed: int = 7
+
+
+@dataclass(frozen=True)
+class RawVideosConfig:
+    assumed_fov_x_deg: float | None = None
+    """Horizontal field of view for videos whose side file gives no intrinsics; null rejects those videos."""
+    test_fraction: float = 0.15
+    """Share of videos held out for hand3d_test, where the source has no split of its own."""
+
+
+@dataclass(frozen=True)
+class ManoFitsConfig:
+    sample_fps: float | None = None
+    """Track every frame (null) or so many a second."""
+    min_detection_confidence: float = 0.3
+    max_reprojection_fraction: float = 0.03
+    """Of the image width; tracked hands above it are rejected."""
+    ignore_labels: bool = False
+    """Track even where the source has labels (to measure the tracker on the synthetic source)."""
+
+
+@dataclass(frozen=True)
+class PointCloudsConfig:
+    fps: float = 1.0
+    """Sampled frames a second (paper 3.2.1)."""
+    long_edge: int = 224
+    """Of the stored point map, pixels."""
+
+
+@dataclass(frozen=True)
+class ObjectsConfig:
+    max_proposals: int = 3
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    min_omega: int = 5
+    """Fewest joints with a valid depth. ASSUMED: the paper gives none."""
+    max_spread: float = 0.15
+    """Largest median absolute deviation of the ratios, as a share of s. ASSUMED."""
+
+
+@dataclass(frozen=True)
+class Hand3DVisualConfig:
+    gamma: float = 0.3
+    """Direction threshold on the unit vector's components. ASSUMED: the paper names gamma, not its value."""
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class Hand3DActionConfig:
+    chunk_s: float = 10.0
+    waypoint_hz: float = 15.0
+    """ASSUMED: 15 a second, as the authors' earlier work (Being-H0)."""
+    min_displacement_m: float = 0.05
+    """ASSUMED: path length under which a motion is insignificant."""
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class Hand3DTestConfig:
+    num_rows: int = 2000
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    preset: str = "tiny"
+    """Architecture in ops/models/presets.py: "tiny" or "paper"."""
+    weights: str | None = None
+    """Folder with public InternVL3.5-2B and CUT3R weights; null trains the tiny stand-ins (base_model)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One stage of training; see ops/training/loop.py."""
+
+    num_steps: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    warmup_ratio: float
+    seed: int = 42
+    log_every: int = 10
+    save_every: int = 100
+
+
+@dataclass(frozen=True)
+class RobotDemonstrationsConfig:
+    suite: str = "libero_object"
+    task_id: int = 0
+    num_demonstrations: int = 20
+    image_size: int = 128
+    seed: int = 1000
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    num_trials: int = 10
+    num_hand3d_rows: int = 2000
+    num_motion_rows: int = 200
+    seed: int = 7
+
+
+@dataclass(frozen=True)
+class ChampionConfig:
+    model_name: str = "vipa-vla-libero-object"
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of params.yaml."""
+
+    shards: Mapping[str, ShardConfig]
+    stage1: TrainConfig
+    stage2: TrainConfig
+    stage3: TrainConfig
+    base_model: TrainConfig
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+    raw_videos: RawVideosConfig = field(default_factory=RawVideosConfig)
+    mano_fits: ManoFitsConfig = field(default_factory=ManoFitsConfig)
+    point_clouds: PointCloudsConfig = field(default_factory=PointCloudsConfig)
+    objects: ObjectsConfig = field(default_factory=ObjectsConfig)
+    calibrated_point_clouds: CalibrationConfig = field(default_factory=CalibrationConfig)
+    hand3d_visual: Hand3DVisualConfig = field(default_factory=Hand3DVisualConfig)
+    hand3d_action: Hand3DActionConfig = field(default_factory=Hand3DActionConfig)
+    hand3d_test: Hand3DTestConfig = field(default_factory=Hand3DTestConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    robot_demonstrations: RobotDemonstrationsConfig = field(default_factory=RobotDemonstrationsConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    champion: ChampionConfig = field(default_factory=ChampionConfig)
+
+
+def load(path: Path) -> Config:
+    """Read and check a params.yaml. Raises ValueError naming the key, what was given and what is allowed."""
+    if not path.is_file():
+        raise ValueError(f"no configuration at {path}: run inside a workspace (a folder with params.yaml) or pass --root")
+    return build(Config, yaml.safe_load(path.read_text(encoding="utf-8")) or {}, path.name)
+
+
+def build(kind, value, where: str):
+    """Build `kind` (a dataclass, mapping, optional or plain type) from parsed YAML, strictly."""
+    if is_dataclass(kind):
+        return _build_section(kind, value, where)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else build(next(a for a in args if a is not type(None)), value, where)
+    if origin is Mapping:
+        if not isinstance(value, dict) or not value:
+            raise ValueError(f"{where}: expected a mapping with at least one entry, got {value!r}")
+        return {str(key): build(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin in (tuple, list):
+        if not isinstance(value, list):
+            raise ValueError(f"{where}: expected a list, got {value!r}")
+        return tuple(build(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _build_section(kind, value, where: str):
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected a mapping, got {value!r}")
+    known = {f.name: f for f in fields(kind)}
+    for key in value:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            raise ValueError(f"{where}: unknown key {key!r}; {hint}")
+    for name, spec in known.items():
+        if name not in value and spec.default is MISSING and spec.default_factory is MISSING:
+            raise ValueError(f"{where}: key {name!r} is missing")
+    hints = typing.get_type_hints(kind)
+    return kind(**{key: build(hints[key], item, f"{where}.{key}") for key, item in value.items()})

@@ -1,0 +1,95 @@
+"""Run one stage in a workspace. The same call serves the console, DVC and Dagster.
+
+A workspace is a folder with ``params.yaml`` and ``dvc.yaml``; artefacts lie below its ``data``.
+"""
+
+import errno
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ops.config import Config, ShardConfig
+from ops.stages import BY_NAME, Stage
+from ops.store import Report, whole_folder
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage function may know.
+
+    root: the workspace. config: all of params.yaml. shard: partition key, "" for unpartitioned stages.
+    out: empty folder to fill (renamed into place afterwards).
+    scratch: survives an interruption; holds whatever lets a re-run go on where it stopped.
+    """
+
+    root: Path
+    stage: Stage
+    config: Config
+    shard: str
+    out: Path
+    scratch: Path
+
+    @property
+    def shard_config(self) -> ShardConfig:
+        return self.config.shards[self.shard]
+
+    def input(self, name: str) -> Path:
+        """Folder of an upstream artefact: this shard's, or all of it for an unpartitioned stage.
+
+        Raises FileNotFoundError naming the stage to run first; KeyError if the stage does not declare the read.
+        """
+        if name not in self.stage.reads:
+            raise KeyError(f"stage {self.stage.name} reads {self.stage.reads}, not {name}: add it in ops/stages.py")
+        per_shard = BY_NAME[name].partitioned and self.stage.partitioned
+        folder = self.root / "data" / name / (self.shard if per_shard else "")
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is missing: run `hand3d run {name}` first")
+        return folder
+
+    def progress(self, items: Iterable, total: int | None = None, unit: str = "item") -> Iterator:
+        """Iterate with a line of progress on stderr every few seconds (rate and time left)."""
+        total = total if total is not None else len(items)  # type: ignore[arg-type]
+        label = self.stage.name + (f"[{self.shard}]" if self.shard else "")
+        start = last = time.monotonic()
+        for done, item in enumerate(items):
+            yield item
+            now = time.monotonic()
+            if now - last > 5 or (done + 1 == total and now - start > 1):
+                last = now
+                rate = (done + 1) / (now - start)
+                left = (total - done - 1) / rate
+                print(f"{label}: {done + 1}/{total} {unit}s, {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+def output(root: Path, name: str, shard: str = "") -> Path:
+    return root / "data" / name / shard
+
+
+def run_stage(root: Path, config: Config, name: str, shard: str = "") -> Report:
+    """Make one artefact, whole or not at all.
+
+    Raises ValueError for an unknown stage or shard, OSError with advice when the disk is full.
+    """
+    stage = BY_NAME.get(name)
+    if stage is None:
+        raise ValueError(f"no stage {name!r}; there are: {', '.join(BY_NAME)}")
+    if stage.partitioned != bool(shard) or (shard and shard not in config.shards):
+        allowed = f"one of {', '.join(config.shards)}" if stage.partitioned else "no shard"
+        raise ValueError(f"stage {name} takes {allowed}, got {shard!r}")
+    scratch = root / "data" / ".scratch" / name / shard
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        with whole_folder(output(root, name, shard)) as out:
+            report = stage.function()(StageContext(root, stage, config, shard, out, scratch))
+            report.save(out)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(root).free / 1e9
+            advice = f"the disk holding {root} is full ({free:.2f} GB left); finished artefacts are intact: free space and run again"
+            raise OSError(error.errno, advice) from error
+        raise
+    shutil.rmtree(scratch, ignore_errors=True)
+    return report

@@ -1,0 +1,59 @@
+"""Why something was left out. Every stage rejects with one of these reasons, keeps the reject and counts it.
+
+A reject is never silent: it becomes a row of ``rejects.parquet`` beside the stage's output and a count in
+``report.json``. Reasons are stable strings, since users filter and alert on them.
+"""
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    # files
+    CORRUPT_VIDEO = "corrupt_video"
+    EMPTY_VIDEO = "empty_video"
+    MISSING_SIDE_FILE = "missing_side_file"
+    BAD_SIDE_FILE = "bad_side_file"
+    NAN_LABEL = "nan_label"
+    # hands
+    NO_HAND_DETECTED = "no_hand_detected"
+    HAND_OUTSIDE_VIEW = "hand_outside_view"
+    HIGH_REPROJECTION_ERROR = "high_reprojection_error"
+    FIT_RESIDUAL_TOO_HIGH = "fit_residual_too_high"
+    HAND_IDENTITY_AMBIGUOUS = "hand_identity_ambiguous"
+    # geometry
+    DEPTH_NONE_STATIC_CAMERA = "depth_none_static_camera"
+    TOO_FEW_MATCHES = "too_few_matches"
+    BASELINE_TOO_SMALL = "baseline_too_small"
+    NO_CAMERA_POSE = "no_camera_pose"
+    TOO_FEW_SCALE_JOINTS = "too_few_scale_joints"
+    SCALE_SPREAD_TOO_LARGE = "scale_spread_too_large"
+    NO_OBJECT = "no_object"
+    BOX_WITHOUT_DEPTH = "box_without_depth"
+    NOT_CALIBRATED = "not_calibrated"
+    # rows
+    NO_INSTRUCTION = "no_instruction"
+    INSIGNIFICANT_MOTION = "insignificant_motion"
+    CHUNK_TOO_SHORT = "chunk_too_short"
+    HAND_GAP = "hand_gap"
+    OUTSIDE_TOKEN_RANGE = "outside_token_range"
+    SAMPLED_OUT = "sampled_out"
+    # robots
+    DEMONSTRATION_FAILED = "demonstration_failed"
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One thing left out.
+
+    item: clip id, row id or path; frame: frame index or -1; side: "left", "right" or "".
+    """
+
+    item: str
+    reason: Reason
+    frame: int = -1
+    side: str = ""
+    detail: str = ""
+
+    def row(self) -> dict[str, object]:
+        return asdict(self) | {"reason": str(self.reason)}

@@ -1,0 +1,92 @@
+"""Where things lie on disk, and writes that are whole or absent.
+
+A stage fills a temporary folder; only when it has returned is the folder renamed into place. A killed stage leaves
+the previous output untouched. What a long stage wants to keep across an interruption (finished clips, optimiser
+state) goes into its scratch folder, which is removed once the output stands.
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ops import tables
+from ops.rejects import Reject
+
+
+@dataclass
+class Report:
+    """What a stage says about its output; written as ``report.json`` into it and shown as asset metadata.
+
+    rows: table name -> number of rows. metrics: name -> number (unit in the name, as ``_m``, ``_px``).
+    rejects: reason -> count. pictures: title -> PNG path relative to the output folder.
+    tables: title -> rows of a small table (at most 50), for the asset page and the HTML report.
+    notes: sentences for a reader; facts such as "smoke score: 10 trials of 1 task".
+    """
+
+    rows: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    rejects: dict[str, int] = field(default_factory=dict)
+    pictures: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, list[dict[str, object]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def save(self, folder: Path) -> None:
+        (folder / "report.json").write_text(json.dumps(asdict(self), indent=1, sort_keys=True), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Report":
+        return cls(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
+
+
+def write_rejects(folder: Path, rejects: list[Reject], report: Report) -> None:
+    """Keep every reject as a row and count it by reason."""
+    tables.write("rejects", tables.frame("rejects", [reject.row() for reject in rejects]), folder / "rejects.parquet")
+    report.rejects = dict(sorted(Counter(str(reject.reason) for reject in rejects).items()))
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Whole or absent: temp name, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+@contextmanager
+def whole_folder(target: Path):
+    """Yield a temporary folder that takes the place of `target` if, and only if, the block succeeds."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    _remove(partial)  # left by a killed run; nobody reads dotted names
+    partial.mkdir()
+    try:
+        yield partial
+    except BaseException:
+        _remove(partial)
+        raise
+    _sync(partial)
+    old = target.with_name(f".{target.name}.old")
+    _remove(old)
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
