@@ -12,6 +12,7 @@ class Reason(StrEnum):
     # files
     CORRUPT_VIDEO = "corrupt_video"
     EMPTY_VIDEO = "empty_video"
+    DUPLICATE_NAME = "duplicate_name"
     MISSING_SIDE_FILE = "missing_side_file"
     BAD_SIDE_FILE = "bad_side_file"
     NAN_LABEL = "nan_label"
@@ -57,3 +58,17 @@ class Reject:
 
     def row(self) -> dict[str, object]:
         return asdict(self) | {"reason": str(self.reason)}
+
+
+class ClipError(Exception):
+    """A video or its side file cannot be used; the reader's way to say so, caught and counted by every stage.
+
+    reason: why. detail: what was found, what is allowed, what to do. frame, side: where, if it is one place.
+    """
+
+    def __init__(self, reason: Reason, detail: str, frame: int = -1, side: str = ""):
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail, self.frame, self.side = reason, detail, frame, side
+
+    def reject(self, item: str) -> Reject:
+        return Reject(item, self.reason, self.frame, self.side, self.detail)
