@@ -159,7 +159,10 @@ GENDERS, AGES, RACES = ("female", "male"), ("young", "old"), ("african", "asian"
 MUSCLES = ("minmuscle", "averagemuscle", "maxmuscle")
 WEIGHTS = ("minweight", "averageweight", "maxweight")
 HEIGHTS = ("minheight", "maxheight")
-LOCAL = ("scale", "fingers-length", "fingers-diameter", "fingers-distance")
+# ASSUMED: spreads of body measures; the targets' ends are extremes. Hand lengths come out with a deviation of 6 to
+# 7 %, about what measured adults have
+SPREAD = 0.07
+LOCAL = {"scale": 0.07, "fingers-length": 0.25, "fingers-diameter": 0.25, "fingers-distance": 0.25}
 
 
 def _target_names() -> list[str]:
@@ -179,13 +182,14 @@ def _sample_shapes(rig: Rig, rng: np.random.Generator, count: int) -> tuple[np.n
 
 def _coefficients(rng: np.random.Generator, names: dict[str, np.ndarray]) -> np.ndarray:
     """One person: a target's coefficient is the product of the shares of the words in its name."""
-    gender, age, height = rng.random(3)
+    gender, age = rng.random(2)
+    height, muscle, weight = np.clip(rng.normal(0.5, SPREAD, 3), 0, 1)
     share = dict(zip(GENDERS + AGES + HEIGHTS, (1 - gender, gender, 1 - age, age), strict=False))
     share |= {"minheight": max(1 - 2 * height, 0), "maxheight": max(2 * height - 1, 0)}
-    share |= dict(zip(MUSCLES, _hat(rng.random()), strict=True)) | dict(zip(WEIGHTS, _hat(rng.random()), strict=True))
+    share |= dict(zip(MUSCLES, _hat(muscle), strict=True)) | dict(zip(WEIGHTS, _hat(weight), strict=True))
     share |= dict(zip(RACES, rng.dirichlet(np.ones(3)), strict=True))
-    for local in LOCAL:
-        value = rng.normal(0, 0.35)
+    for local, spread in LOCAL.items():
+        value = rng.normal(0, spread)
         share |= {f"hands/r-hand-{local}-incr": max(value, 0), f"hands/r-hand-{local}-decr": max(-value, 0)}
     return np.array([_product(share, name) for name in names])
 
