@@ -42,7 +42,10 @@ class VideoInfo:
 
 @dataclass(frozen=True, eq=False)
 class _Index:
-    """Packet index: pts in presentation order, and for each frame the pts and dts of the keyframe it starts from."""
+    """Packet index: pts in presentation order, and for each frame the pts and dts of the keyframe it starts from.
+
+    Not seekable: the container's times cannot be trusted, frames are counted as the decoder gives them.
+    """
 
     pts: np.ndarray
     keyframe_pts: np.ndarray
@@ -72,7 +75,14 @@ def probe(path: Path) -> VideoInfo:
     return VideoInfo(fps, num_frames, shape[1], shape[0], times_s, len(starts))
 
 
-def read_frames(path: Path, indices: Iterable[int] | None = None, size: tuple[int, int] | None = None) -> Iterator[Frame]:
+def frame_times_s(path: Path) -> Float[np.ndarray, " T"]:
+    """Presentation time of each frame, from the packet index. Raises ClipError as probe does."""
+    return _times_s(_index_of(path))
+
+
+def read_frames(
+    path: Path, indices: Iterable[int] | None = None, size: tuple[int, int] | None = None
+) -> Iterator[Frame]:
     """Decode frames in presentation order. indices: which (sorted, duplicates once); None = all. size: (width, height).
 
     Sparse reading decodes only what the wanted frames depend on: it starts at the keyframe before them and skips
@@ -91,16 +101,22 @@ def read_frames(path: Path, indices: Iterable[int] | None = None, size: tuple[in
         with _open(path) as container:
             for number, picture in (_sparse if sparse else _sequential)(container, index, wanted):
                 if number != next(sought):
-                    raise ClipError(Reason.CORRUPT_VIDEO, f"{path.name}: a frame before {number} does not decode", number)
+                    raise ClipError(
+                        Reason.CORRUPT_VIDEO, f"{path.name}: a frame before {number} does not decode", number
+                    )
                 yield Frame(number, float(times_s[number]), _to_rgb(picture, size))
     except av.FFmpegError as error:
         raise ClipError(Reason.CORRUPT_VIDEO, f"{path.name} does not decode: {error}") from error
     missing = next(sought, None)
     if missing is not None:
-        raise ClipError(Reason.CORRUPT_VIDEO, f"{path.name}: frame {missing} of {len(index.pts)} does not decode", missing)
+        raise ClipError(
+            Reason.CORRUPT_VIDEO, f"{path.name}: frame {missing} of {len(index.pts)} does not decode", missing
+        )
 
 
-def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, gop: int = 30, crf: int = 18, **x264: str) -> None:
+def write_video(
+    path: Path, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, gop: int = 30, crf: int = 18, **x264: str
+) -> None:
     """Write H.264 (yuv420p, one thread, so that equal frames give equal bytes). Whole or absent.
 
     x264: further encoder options. Raises ValueError for no frames, odd sizes, or frames of different sizes.
@@ -109,7 +125,13 @@ def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: f
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with av.open(str(partial), "w", format="mp4") as container:
-            _encode(container, iter(frames), Fraction(fps).limit_denominator(1001), gop, {"crf": str(crf), "preset": "veryfast"} | x264)
+            _encode(
+                container,
+                iter(frames),
+                Fraction(fps).limit_denominator(1001),
+                gop,
+                {"crf": str(crf), "preset": "veryfast"} | x264,
+            )
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -162,51 +184,60 @@ def _read_index(path: Path, _version) -> _Index:
     with _open(path) as container:
         stream = container.streams.video[0]
         try:
-            packets = [(p.pts, p.dts, p.is_keyframe, p.is_corrupt) for p in container.demux(stream) if p.size and not p.is_discard]
+            packets = [
+                (p.pts, p.dts, p.is_keyframe, p.is_corrupt)
+                for p in container.demux(stream)
+                if p.size and not p.is_discard
+            ]
         except av.FFmpegError as error:
             raise ClipError(Reason.CORRUPT_VIDEO, f"{path.name} breaks off: {error}") from error
         listed = stream.frames if "mp4" in container.format.name else 0
-        return _checked_index(path, packets, listed, stream.time_base)
+        return _checked_index(path, packets, listed, stream.time_base, container.format.name == "avi")
 
 
-def _checked_index(path: Path, packets: list, listed: int, time_base: Fraction) -> _Index:
+def _checked_index(path: Path, packets: list, listed: int, time_base: Fraction, is_avi: bool) -> _Index:
     if not packets:
         raise ClipError(Reason.EMPTY_VIDEO, f"{path.name} holds no frame")
     if len(packets) < listed or any(corrupt for *_, corrupt in packets):
-        raise ClipError(Reason.CORRUPT_VIDEO, f"{path.name} is truncated: {len(packets)} of {listed or 'more'} frames are there")
-    if any(pts is None for pts, *_ in packets):  # some AVI: only a decoder knows the order
-        return _decoded_index(path, time_base)
-    pts = np.sort(np.array([p for p, *_ in packets], np.int64))
-    keys = sorted((p, dts if dts is not None else p) for p, dts, key, _ in packets if key)
-    if len(np.unique(pts)) != len(pts) or not keys:
-        return _decoded_index(path, time_base)
+        raise ClipError(
+            Reason.CORRUPT_VIDEO, f"{path.name} is truncated: {len(packets)} of {listed or 'more'} frames are there"
+        )
+    keys = sorted((pts, pts if dts is None else dts) for pts, dts, key, _ in packets if key and pts is not None)
+    distinct = {pts for pts, *_ in packets}
+    # AVI stores no presentation times: with B-frames the ones it makes up are in the wrong order
+    if is_avi or None in distinct or len(distinct) != len(packets) or not keys:
+        return _counted_index(path, [dts for _, dts, *_ in packets], time_base)
+    pts = np.sort(np.array(list(distinct), np.int64))
     key_pts, key_dts = (np.array(column, np.int64) for column in zip(*keys, strict=True))
     at = np.maximum(np.searchsorted(key_pts, pts, side="right") - 1, 0)
     return _Index(pts, key_pts[at], np.minimum(key_dts, key_pts)[at], time_base, seekable=True)
 
 
-def _decoded_index(path: Path, time_base: Fraction) -> _Index:
-    """For containers without usable presentation times: decode once, frames in the decoder's order."""
+def _counted_index(path: Path, dts: list[int | None], time_base: Fraction) -> _Index:
+    """Decode once and count; frame n is shown at the n-th decoding time (those have the right spacing)."""
     with _open(path) as container:
         try:
-            stamps = [frame.pts for frame in container.decode(video=0)]
+            num_frames = sum(1 for _ in container.decode(video=0))
         except av.FFmpegError as error:
             raise ClipError(Reason.CORRUPT_VIDEO, f"{path.name} does not decode: {error}") from error
-    if not stamps:
+    if not num_frames:
         raise ClipError(Reason.EMPTY_VIDEO, f"{path.name} holds no frame")
-    if any(stamp is None for stamp in stamps) or any(b <= a for a, b in zip(stamps, stamps[1:], strict=False)):
-        raise ClipError(Reason.CORRUPT_VIDEO, f"{path.name} gives no increasing presentation times: remux it to .mp4")
-    pts = np.array(stamps, np.int64)
+    if None in dts or len(set(dts)) != num_frames:
+        detail = f"{path.name} has {len(dts)} packets for {num_frames} frames and no usable times: remux it to .mp4"
+        raise ClipError(Reason.CORRUPT_VIDEO, detail)
+    pts = np.sort(np.array(dts, np.int64))
     return _Index(pts, np.full_like(pts, pts[0]), np.full_like(pts, pts[0]), time_base, seekable=False)
 
 
 def _sequential(container, index: _Index, wanted: list[int]):
-    chosen = dict.fromkeys(wanted)
+    chosen, last = set(wanted), wanted[-1]
     number_of = {int(pts): number for number, pts in enumerate(index.pts)}
-    for picture in container.decode(video=0):
-        number = number_of.get(picture.pts)
+    for count, picture in enumerate(container.decode(video=0)):
+        number = number_of.get(picture.pts) if index.seekable else count
         if number in chosen and not picture.is_corrupt:
             yield number, picture
+        if number == last:
+            return
 
 
 def _sparse(container, index: _Index, wanted: list[int]):
@@ -227,7 +258,9 @@ def _from_keyframe(container, index: _Index, wanted: list[int]):
         yield from ((number_of[p.pts], p) for p in found)
         if not left:
             break
-    yield from ((number_of[p.pts], p) for p in stream.codec_context.decode(None) if p.pts in number_of and not p.is_corrupt)
+    yield from (
+        (number_of[p.pts], p) for p in stream.codec_context.decode(None) if p.pts in number_of and not p.is_corrupt
+    )
     stream.codec_context.flush_buffers()
 
 

@@ -129,7 +129,11 @@ class Clip:
                 return None
             tenth_mm = stored["depth_tenth_mm"][where[0]]
         if tenth_mm.shape != (self.camera.height, self.camera.width):
-            raise ClipError(Reason.BAD_SIDE_FILE, f"depth is {tenth_mm.shape}, the video {self.camera.height} x {self.camera.width}", frame)
+            raise ClipError(
+                Reason.BAD_SIDE_FILE,
+                f"depth is {tenth_mm.shape}, the video {self.camera.height} x {self.camera.width}",
+                frame,
+            )
         return np.where(tenth_mm > 0, tenth_mm.astype(np.float32) * np.float32(1e-4), np.float32(np.nan))
 
 

@@ -1,0 +1,228 @@
+"""Stage raw_videos: which videos there are, what is known about each, and what was left out with the reason.
+
+Videos are referenced by path and sha256, never copied. `read_clips` gives the clips back to every later stage.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ops import tables
+from ops.config import RawVideosConfig, ShardConfig
+from ops.geometry.camera import PinholeCamera
+from ops.pipeline import StageContext
+from ops.rejects import ClipError, Reason, Reject
+from ops.sources.base import Clip
+from ops.store import Report, write_file, write_rejects
+from ops.video import VideoInfo, frame_times_s
+
+READERS = {"folder": "ops.sources.folder", "synthetic": "ops.sources.synthetic"}
+THUMBNAIL = (160, 120)
+MAX_THUMBNAILS = 12
+
+
+def run(context: StageContext) -> Report:
+    """List, check and describe a shard's videos: clips.parquet, rejects.parquet and a contact sheet.
+
+    One bad video never stops the others. Raises FileNotFoundError or ValueError when the shard has no video at all.
+    """
+    shard = _resolved(context.shard_config, context.root)
+    videos = list_videos(shard)
+    rows, rejects, seen = [], [], set()
+    for video in context.progress(videos, unit="video"):
+        try:
+            row = _finished_row(context, video, shard)
+            if row["clip_id"] in seen:
+                raise ClipError(
+                    Reason.DUPLICATE_NAME,
+                    f"another video of the folder gives clip id {row['clip_id']}: rename {video.name}",
+                )
+        except ClipError as error:
+            rejects.append(error.reject(_relative(video, context.root)))
+            continue
+        seen.add(row["clip_id"])
+        rows.append(row)
+    report = Report(rows={"clips": len(rows), "videos": len(videos)})
+    tables.write("clips", tables.frame("clips", rows), context.out / "clips.parquet")
+    write_rejects(context.out, rejects, report)
+    _contact_sheet(rows, context, report)
+    return _summary(report, rows, shard)
+
+
+def list_videos(shard: ShardConfig) -> list[Path]:
+    """Videos of a shard whose root is absolute. Raises FileNotFoundError / ValueError with advice."""
+    root = Path(shard.root)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"shard folder {root} is missing: run `hand3d bootstrap`, or correct its root in params.yaml"
+        )
+    videos = reader(shard.kind).list_videos(root)
+    if not videos:
+        raise ValueError(f"no video in {root}: a shard of kind {shard.kind!r} takes .mp4, .mov, .avi or .mkv files")
+    return videos
+
+
+def read_clips(raw_videos: Path, root: Path, split: str | None = None) -> Iterator[Clip]:
+    """Clips of a raw_videos output, one shard's folder or the folder of all shards; read one by one.
+
+    root: the workspace. split: "train" or "test" only. Raises ClipError if a video or side file has changed since.
+    """
+    path = raw_videos / "clips.parquet" if (raw_videos / "clips.parquet").is_file() else raw_videos
+    for row in tables.read("clips", path).iter_rows(named=True):
+        if split is None or row["split"] == split:
+            yield _clip(row, root)
+
+
+def content_version(root: Path, shard: ShardConfig) -> str:
+    """Data version of a shard: a hash over the names and bytes of its videos and side files, in name order."""
+    shard = _resolved(shard, root)
+    digest = hashlib.sha256()
+    for video in list_videos(shard):
+        name = video.relative_to(shard.root).as_posix()
+        sides = reader(shard.kind).side_files(video)
+        digest.update(f"{name}\0{_sha256([video])}\0{_sha256(sides) if sides else ''}\n".encode())
+    return digest.hexdigest()
+
+
+def split_of(clip_id: str, test_fraction: float) -> str:
+    """Split by a hash of the id alone, so that more videos never move a clip to another split."""
+    share = int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8]) / 2**64
+    return "test" if share < test_fraction else "train"
+
+
+def reader(kind: str) -> ModuleType:
+    """Module with list_videos, side_files and read_clip of a kind. Raises ValueError naming the kinds there are."""
+    if kind not in READERS:
+        raise ValueError(f"no reader for shards of kind {kind!r}; there are: {', '.join(READERS)}")
+    return import_module(READERS[kind])
+
+
+def _resolved(shard: ShardConfig, root: Path) -> ShardConfig:
+    return replace(shard, root=str((root / shard.root).absolute()))
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root.absolute()).as_posix() if path.is_relative_to(root.absolute()) else str(path)
+
+
+def _sha256(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):  # noqa: B023 - used up at once
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _finished_row(context: StageContext, video: Path, shard: ShardConfig) -> dict[str, object]:
+    """The video's row; from scratch if an interrupted run had finished it and it has not changed."""
+    sides = reader(shard.kind).side_files(video)
+    stamp = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in [video, *sides]]
+    key = hashlib.sha256(f"{video}{stamp}{context.config.raw_videos}{shard}".encode()).hexdigest()[:24]
+    kept = context.scratch / f"{key}.json"
+    if kept.is_file():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    row = _row(video, sides, shard, context.config.raw_videos, context.root)
+    write_file(kept, json.dumps(row).encode())
+    return row
+
+
+def _row(video: Path, sides: list[Path], shard: ShardConfig, config: RawVideosConfig, root: Path) -> dict[str, object]:
+    clip = reader(shard.kind).read_clip(video, shard, config)
+    return {
+        "clip_id": clip.clip_id,
+        "source": clip.source,
+        "kind": clip.kind,
+        "video": _relative(video, root),
+        "sha256": _sha256([video]),
+        "side_sha256": _sha256(sides) if sides else None,
+        "num_bytes": video.stat().st_size,
+        "fps": clip.fps,
+        "num_frames": clip.num_frames,
+        "width": clip.camera.width,
+        "height": clip.camera.height,
+        "fx": clip.camera.fx,
+        "fy": clip.camera.fy,
+        "cx": clip.camera.cx,
+        "cy": clip.camera.cy,
+        "intrinsics": clip.intrinsics,
+        "has_labels": clip.has_labels,
+        "has_depth": clip.has_depth,
+        "split": clip.split or split_of(clip.clip_id, config.test_fraction),
+        "licence": clip.licence,
+    }
+
+
+def _clip(row: dict, root: Path) -> Clip:
+    video = (root / row["video"]).absolute()
+    if not video.is_file() or video.stat().st_size != row["num_bytes"]:
+        raise ClipError(
+            Reason.CORRUPT_VIDEO,
+            f"{video} is gone or has changed since raw_videos was made: run `hand3d run raw_videos` again",
+        )
+    # num_keyframes is of no use past the check of the file
+    info = VideoInfo(row["fps"], row["num_frames"], row["width"], row["height"], frame_times_s(video), 0)
+    shard = ShardConfig(row["source"], row["kind"], str(video.parent))
+    camera = PinholeCamera(row["fx"], row["fy"], row["cx"], row["cy"], row["width"], row["height"])
+    # a field of view assumed in params.yaml when the row was made is part of the row
+    assumed = float(np.rad2deg(2 * np.arctan(camera.width / 2 / camera.fx))) if row["intrinsics"] == "assumed" else None
+    clip = reader(row["kind"]).read_clip(video, shard, RawVideosConfig(assumed), info)
+    return replace(clip, clip_id=row["clip_id"], split=row["split"], camera=camera)
+
+
+def _summary(report: Report, rows: list[dict], shard: ShardConfig) -> Report:
+    report.metrics = {
+        "duration_s": sum(row["num_frames"] / row["fps"] for row in rows),
+        "num_frames": float(sum(row["num_frames"] for row in rows)),
+        "num_test_clips": float(sum(row["split"] == "test" for row in rows)),
+        "size_mb": sum(row["num_bytes"] for row in rows) / 1e6,
+    }
+    columns = (
+        "clip_id",
+        "fps",
+        "num_frames",
+        "width",
+        "height",
+        "intrinsics",
+        "has_labels",
+        "has_depth",
+        "split",
+        "licence",
+    )
+    report.tables = {"clips": [{column: row[column] for column in columns} for row in rows[:50]]}
+    licences = sorted({row["licence"] for row in rows})
+    report.notes = [f"source {shard.source}: {len(rows)} clips, licence {'; '.join(licences) or 'of no clip'}"]
+    assumed = sum(row["intrinsics"] == "assumed" for row in rows)
+    if assumed:
+        report.notes.append(
+            f"{assumed} clips have an assumed field of view: their metric scale is as good as that guess"
+        )
+    return report
+
+
+def _contact_sheet(rows: list[dict], context: StageContext, report: Report) -> None:
+    """Middle frames of up to 12 clips, spread over the shard, each with its name."""
+    if not rows:
+        return
+    picks = sorted(set(np.linspace(0, len(rows) - 1, min(len(rows), MAX_THUMBNAILS)).astype(int).tolist()))
+    columns = min(4, len(picks))
+    width, height = THUMBNAIL
+    sheet = Image.new("RGB", (columns * width, -(-len(picks) // columns) * (height + 14)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, pick in enumerate(picks):
+        row = rows[pick]
+        frame = next(iter(_clip(row, context.root).frames([row["num_frames"] // 2])))
+        picture = Image.fromarray(frame.rgb)
+        picture.thumbnail(THUMBNAIL)
+        left, top = place % columns * width, place // columns * (height + 14)
+        sheet.paste(picture, (left + (width - picture.width) // 2, top))
+        draw.text((left + 2, top + height), f"{row['clip_id']} ({row['split']})"[-26:], fill="black")
+    sheet.quantize(128).save(context.out / "clips.png", optimize=True)
+    report.pictures["clips"] = "clips.png"
