@@ -1,0 +1,181 @@
+"""The loop against closed forms, and a killed run against one that was not."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ops.config import TrainConfig
+from ops.training import loop
+
+LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+X = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+Y = X @ torch.arange(5.0) + 1
+
+
+class Objective(nn.Module):
+    """A regression with dropout, so that randomness inside a step counts as well."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.net = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 1))
+        self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
+
+    def forward(self, batch):
+        items, seed = batch
+        noise = torch.randn(len(items), generator=torch.Generator().manual_seed(seed)) * 0.01
+        return ((self.net(X[items])[:, 0] + noise - Y[items]) ** 2).mean(), len(items)
+
+
+def task(objective=None, data_version="1"):
+    return loop.Task(objective or Objective(), lambda items, seed: (list(items), seed), len(X), data_version)
+
+
+def config(**changes):
+    values = {"num_steps": 30, "batch_size": 8, "lr": 0.01, "weight_decay": 0.01, "warmup_ratio": 0.1, "save_every": 7}
+    return TrainConfig(**(values | changes))
+
+
+def losses(curve):
+    return [record.loss for record in curve]
+
+
+class KilledError(Exception):
+    pass
+
+
+def killed_at(last):
+    def progress(items, **_):
+        for item in items:
+            if item == last:
+                raise KilledError
+            yield item
+
+    return progress
+
+
+@pytest.mark.parametrize("last", [3, 7, 16, 29])
+def test_killed_run_ends_as_the_uninterrupted_one(tmp_path, last):
+    whole = task()
+    expected = loop.train(whole, config(), tmp_path / "whole", "test")
+    with pytest.raises(KilledError):
+        loop.train(task(), config(), tmp_path / "killed", "test", killed_at(last))
+    resumed = task()
+    torch.manual_seed(999)  # nothing may hang on the global generator
+    curve = loop.train(resumed, config(), tmp_path / "killed", "test")
+    assert losses(curve) == losses(expected)
+    assert [r.grad_norm for r in curve] == [r.grad_norm for r in expected]
+    for ours, theirs in zip(resumed.objective.parameters(), whole.objective.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_resume_starts_where_it_was_saved_and_only_for_the_same_run(tmp_path):
+    started = []
+
+    def watched(items, **_):
+        started.append(items[0])
+        yield from items
+
+    with pytest.raises(KilledError):
+        loop.train(task(), config(), tmp_path, "test", killed_at(16))
+    loop.train(task(), config(), tmp_path, "test", watched)
+    loop.train(task(data_version="2"), config(), tmp_path, "test", watched)
+    loop.train(task(), config(lr=0.02), tmp_path, "test", watched)
+    assert started == [14, 0, 0]
+
+
+def test_loop_equals_the_plain_loop(tmp_path):
+    """Naive twin: torch's own AdamW, its scheduler, its clipping."""
+    ours, settings = task(), config()
+    curve = loop.train(ours, settings, tmp_path, "test")
+    twin = Objective().train()
+    optimizer = torch.optim.AdamW([p for p in twin.parameters() if p.requires_grad], lr=0.01, weight_decay=0.01)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / 3, 1.0, total_iters=2)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 27)
+    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [3])
+    order = np.concatenate([np.random.default_rng((42, epoch)).permutation(40) for epoch in range(6)])
+    for step in range(30):
+        seed = loop.step_seed(42, step)
+        torch.manual_seed(seed)
+        loss, _ = twin((order[step * 8 : step * 8 + 8].tolist(), seed))
+        loss.backward()
+        nn.utils.clip_grad_norm_([p for p in twin.parameters() if p.requires_grad], 1.0)
+        assert curve[step].lr == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        assert curve[step].loss == pytest.approx(float(loss), rel=1e-5)
+    assert torch.equal(ours.objective.frozen, torch.ones(3))
+
+
+def test_every_item_is_seen_once_an_epoch():
+    seen = [i for step in range(5) for i in loop.batch_indices(step, 40, 8, seed=3)]
+    assert sorted(seen) == list(range(40))
+    assert loop.batch_indices(0, 40, 8, seed=3) != loop.batch_indices(0, 40, 8, seed=4)
+    assert len(loop.batch_indices(2, 3, 8, seed=3)) == 8  # fewer items than a batch: several epochs in one
+
+
+def test_not_a_number_is_an_error_naming_step_and_items(tmp_path):
+    broken = Objective()
+    broken.forward = lambda batch: (sum(p.sum() for p in broken.net.parameters()) * float("nan"), 1)
+    with pytest.raises(FloatingPointError, match=r"step 0, items \["):
+        loop.train(task(broken), config(), tmp_path, "test")
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path):
+    frozen = Objective()
+    frozen.requires_grad_(False)
+    with pytest.raises(ValueError, match="set_stage"):
+        loop.train(task(frozen), config(), tmp_path, "test")
+    with pytest.raises(ValueError, match="no training rows"):
+        loop.train(loop.Task(Objective(), lambda *_: None, 0, ""), config(), tmp_path, "test")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    """Two gloo processes give the losses of one process on the whole batch."""
+    script = tmp_path / "two.py"
+    script.write_text(
+        textwrap.dedent("""
+        import json, sys
+        from pathlib import Path
+        import torch
+        from torch import nn
+        from ops.config import TrainConfig
+        from ops.training import loop
+        X = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+        Y = X @ torch.arange(5.0) + 1
+        class Objective(nn.Module):
+            def __init__(self):
+                super().__init__()
+                torch.manual_seed(1)
+                self.net = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1))
+            def forward(self, items):
+                keep = [i for i in items if i % 3]  # unequal numbers of labels a process
+                return ((self.net(X[keep])[:, 0] - Y[keep]) ** 2).mean(), len(keep)
+        config = TrainConfig(20, 8, 0.01, 0.01, 0.1)
+        curve = loop.train(loop.Task(Objective(), lambda items, seed: items, 40, "1"), config, Path(sys.argv[1]), "t")
+        import os
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if os.environ.get("RANK", "0") == "0":
+            Path(sys.argv[1], "losses.json").write_text(json.dumps([world, [r.loss for r in curve]]))
+        """)
+    )
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    results = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        launch = LAUNCH if number == 2 else []
+        subprocess.run([sys.executable, *launch, str(script), str(folder)], check=True, timeout=120, env=env)
+        world, found = json.loads((folder / "losses.json").read_text())
+        assert world == number
+        results.append(found)
+    assert results[0] == pytest.approx(results[1], rel=1e-4)
