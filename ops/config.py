@@ -92,6 +92,14 @@ class Hand3DActionConfig:
     """ASSUMED: 15 a second, as the authors' earlier work (Being-H0)."""
     min_displacement_m: float = 0.05
     """ASSUMED: path length under which a motion is insignificant."""
+    window_s: float = 2.0
+    """Length of a second-level row. ASSUMED: the paper says "second-level", not how many seconds."""
+    max_waypoints: int = 150
+    """Longest motion of a row; longer windows keep their length and are sampled more coarsely. 150 = 10 s at 15 Hz."""
+    max_gap_s: float = 0.25
+    """Longest time between two sightings of a hand that is bridged (linearly). ASSUMED."""
+    max_clipped_share: float = 0.1
+    """Of a row's waypoints outside the token range; rows with more are rejected. ASSUMED."""
     seed: int = 42
 
 

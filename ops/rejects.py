@@ -34,6 +34,7 @@ class Reason(StrEnum):
     NOT_CALIBRATED = "not_calibrated"
     # rows
     NO_INSTRUCTION = "no_instruction"
+    TARGET_REACHED = "target_reached"
     INSIGNIFICANT_MOTION = "insignificant_motion"
     CHUNK_TOO_SHORT = "chunk_too_short"
     HAND_GAP = "hand_gap"

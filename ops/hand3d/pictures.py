@@ -1,0 +1,129 @@
+"""Pictures of Hand3D for the asset page: questions drawn on their frames (paper Figure 3), histograms, trajectories."""
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from ops import tables
+from ops.hand3d.facts import PALM_JOINTS
+from ops.sources.base import Clip
+
+_HEIGHT = 190
+_TEXT_HEIGHT = 78
+_START, _END = (255, 210, 60), (240, 70, 70)
+
+
+def questions(rows: pl.DataFrame, clips: dict[str, Clip], fits: pl.DataFrame, path: Path) -> None:
+    """One row of each task: its frames side by side, the measured displacement as a line, question and answer below."""
+    chosen = [_typical(rows.filter(task=task)) for task in tables.VISUAL_TASKS if (rows["task"] == task).any()]
+    strips = [_strip(row, clips[str(row["clip_id"])], fits) for row in chosen]
+    width = max(strip.width for strip in strips)
+    sheet = Image.new("RGB", (width, sum(strip.height for strip in strips)), "white")
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
+    sheet.quantize(128).save(path, optimize=True)
+
+
+def _typical(rows: pl.DataFrame) -> dict[str, object]:
+    """A row with several frames and a visible displacement, always the same one for the same rows."""
+    ranked = rows.sort(
+        [pl.col("frames").list.len().clip(upper_bound=2), "distance_m", "row_id"], descending=[True, True, False]
+    )
+    return ranked.row(len(ranked) // 4, named=True)
+
+
+def _strip(row: dict[str, object], clip: Clip, fits: pl.DataFrame) -> Image.Image:
+    frames = list(row["frames"])[-3:]  # type: ignore[call-overload]
+    width = round(_HEIGHT * clip.camera.width / clip.camera.height)
+    images = [Image.fromarray(frame.rgb) for frame in clip.frames(frames, (width, _HEIGHT))]
+    line = _line_px(row, clip, fits)
+    if line is not None:
+        _draw_line(images[-1], line * [width / clip.camera.width, _HEIGHT / clip.camera.height])
+    strip = Image.new("RGB", (max(3 * width, 620), _HEIGHT + _TEXT_HEIGHT), "white")
+    for place, image in enumerate(images):
+        strip.paste(image, (place * width, 0))
+    text = f"{row['task']}  {row['clip_id']}  frames {row['frames']}\nQ: {row['question']}\nA: {row['answer']}"
+    wrapped = "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, strip.width // 7))
+    ImageDraw.Draw(strip).multiline_text((4, _HEIGHT + 3), wrapped, fill="black", font_size=12)
+    return strip
+
+
+def _line_px(row: dict[str, object], clip: Clip, fits: pl.DataFrame) -> np.ndarray | None:
+    """(2, 2) start and end of the row's vector in the last frame, pixels; None for the camera's movement."""
+    hand = fits.filter(
+        pl.col("clip_id") == row["clip_id"], pl.col("frame") == list(row["frames"])[-1], pl.col("side") == row["side"]
+    )  # type: ignore[call-overload]
+    if hand.is_empty():
+        return None
+    vector = np.array(row["vector"], np.float64)
+    joints = hand["joints_cam"].to_numpy().reshape(21, 3)
+    palm = joints[list(PALM_JOINTS)].mean(axis=0)
+    ends = (joints[0] - vector, joints[0]) if row["task"] == "hand_movement" else (palm, palm + vector)
+    line = clip.camera.project(np.stack(ends).astype(np.float64))
+    return line if np.isfinite(line).all() else None
+
+
+def _draw_line(image: Image.Image, line: np.ndarray) -> None:
+    draw = ImageDraw.Draw(image)
+    (x0, y0), (x1, y1) = line.tolist()
+    draw.line((x0, y0, x1, y1), fill=_END, width=2)
+    draw.ellipse((x0 - 4, y0 - 4, x0 + 4, y0 + 4), outline=_START, width=2)
+    draw.ellipse((x1 - 4, y1 - 4, x1 + 4, y1 + 4), fill=_END)
+
+
+def histograms(rows: pl.DataFrame, path: Path) -> None:
+    """Distances by task, and how often each direction is said."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    present = [task for task in tables.VISUAL_TASKS if (rows["task"] == task).any()]
+    upper = float(np.quantile(rows["distance_m"].to_numpy(), 0.99))
+    bins = np.linspace(0, max(upper, 0.05), 30).tolist()
+    left.hist([rows.filter(task=t)["distance_m"].to_numpy() for t in present], bins, stacked=True, label=present)
+    left.set(xlabel="distance, m", ylabel="rows", title=f"{len(rows)} rows")
+    left.legend(fontsize=7)
+    _direction_bars(right, rows["direction"].to_numpy())
+    figure.savefig(path, dpi=80)
+
+
+def _direction_bars(axes, direction: np.ndarray) -> None:
+    words = ("left", "right", "up", "down", "backward", "forward")
+    shares = [float((direction[:, axis] == sign).mean()) for axis in range(3) for sign in (-1, 1)]
+    axes.bar(words, shares, color=["#4477aa", "#4477aa", "#66aa55", "#66aa55", "#cc7744", "#cc7744"])
+    axes.set(ylabel="share of rows", title="directions")
+    axes.tick_params(axis="x", labelsize=8)
+
+
+def trajectories(waypoints: list[np.ndarray], titles: list[str], path: Path) -> None:
+    """Wrist paths from above (x, z) and from the side (z, y): start as a dot. waypoints: (n, 3) metres each."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    above, side = figure.subplots(1, 2)
+    for points, title in zip(waypoints, titles, strict=True):
+        (line,) = above.plot(points[:, 0], points[:, 2], label=textwrap.shorten(title, 46))
+        above.plot(*points[0, [0, 2]], "o", color=line.get_color(), markersize=4)
+        side.plot(points[:, 2], points[:, 1], color=line.get_color())
+        side.plot(*points[0, [2, 1]], "o", color=line.get_color(), markersize=4)
+    above.set(xlabel="x right, m", ylabel="z forward, m", title="from above")
+    side.set(xlabel="z forward, m", ylabel="y down, m", title="from the side")
+    side.invert_yaxis()
+    for axes in (above, side):
+        axes.set_aspect("equal", adjustable="datalim")
+    above.legend(fontsize=6)
+    figure.savefig(path, dpi=80)
+
+
+def motion_lengths(rows: pl.DataFrame, threshold_m: float, path: Path) -> None:
+    """How far the wrist goes in a row, beside the threshold under which rows are left out."""
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.subplots()
+    for task in tables.ACTION_TASKS:
+        axes.hist(rows.filter(task=task)["displacement_m"].to_numpy(), 30, histtype="step", label=task)
+    axes.axvline(threshold_m, color="black", linestyle="--", label=f"left out below {threshold_m} m")
+    axes.set(xlabel="path of the wrist, m", ylabel="rows")
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=80)
