@@ -149,11 +149,8 @@ def rodrigues(x: float, y: float, z: float, out: np.ndarray) -> None:
 
 
 @njit(cache=True)
-def pose_chain(theta: np.ndarray, r: np.ndarray, tau: np.ndarray, rest: np.ndarray, local: np.ndarray, world: np.ndarray, joints: np.ndarray) -> None:  # fmt: skip
-    """Fill local and world rotations (16, 3, 3) and joint positions (16, 3) of one frame."""
-    rodrigues(r[0], r[1], r[2], local[0])
-    world[0] = local[0]
-    joints[0] = tau
+def pose_chain(theta: np.ndarray, rest: np.ndarray, local: np.ndarray, world: np.ndarray, joints: np.ndarray) -> None:
+    """Fill local and world rotations (16, 3, 3) and joint positions (16, 3) of one frame from the wrist's, entry 0."""
     for k in range(1, 16):
         parent = MANO_PARENTS[k]
         rodrigues(theta[3 * k - 3], theta[3 * k - 2], theta[3 * k - 1], local[k])
@@ -169,31 +166,24 @@ def pose_chain(theta: np.ndarray, r: np.ndarray, tau: np.ndarray, rest: np.ndarr
 
 
 @njit(cache=True)
-def keypoints_forward(theta: np.ndarray, r: np.ndarray, tau: np.ndarray, rest: np.ndarray, pose: np.ndarray, weights: np.ndarray) -> np.ndarray:  # fmt: skip
-    """21 keypoints (n, 21, 3) in OpenPose order. rest: (n or 1, 21, 3)."""
-    n = len(theta)
-    out = np.empty((n, 21, 3))
-    local, world, points = np.empty((16, 3, 3)), np.empty((16, 3, 3)), np.empty((21, 3))
-    has_pose = np.any(pose != 0.0)
-    for frame in range(n):
-        own = rest[frame if len(rest) > 1 else 0]
-        pose_chain(theta[frame], r[frame], tau[frame], own, local, world, points[:16])
-        for tip in range(5):
-            at = own[16 + tip].copy()
-            if has_pose:
-                _add_pose_offset(local, pose[tip], at)
-            points[16 + tip] = 0.0
-            for k in range(16):
-                weight = weights[tip, k]
-                if weight != 0.0:
-                    for i in range(3):
-                        turned = points[k, i]
-                        for j in range(3):
-                            turned += world[k, i, j] * (at[j] - own[k, j])
-                        points[16 + tip, i] += weight * turned
-        for joint in range(21):
-            out[frame, joint] = points[MANO21_OF_OPENPOSE[joint]]
-    return out
+def pose_tips(
+    rest: np.ndarray, pose: np.ndarray, weights: np.ndarray, has_pose: bool, local: np.ndarray, world: np.ndarray, points: np.ndarray, posed: np.ndarray
+) -> None:  # fmt: skip
+    """Fill the five tip vertices, points[16:], after `pose_chain`; posed (5, 3): they before skinning."""
+    for tip in range(5):
+        at = posed[tip]
+        at[:] = rest[16 + tip]
+        if has_pose:
+            _add_pose_offset(local, pose[tip], at)
+        points[16 + tip] = 0.0
+        for k in range(16):
+            weight = weights[tip, k]
+            if weight != 0.0:
+                for i in range(3):
+                    turned = points[k, i]
+                    for j in range(3):
+                        turned += world[k, i, j] * (at[j] - rest[k, j])
+                    points[16 + tip, i] += weight * turned
 
 
 @njit(cache=True)
@@ -209,14 +199,38 @@ def _add_pose_offset(local: np.ndarray, pose: np.ndarray, at: np.ndarray) -> Non
 
 
 @njit(cache=True)
-def mesh_transforms(theta: np.ndarray, r: np.ndarray, tau: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def keypoints_forward(
+    theta: np.ndarray, r: np.ndarray, tau: np.ndarray, rest: np.ndarray, pose: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """21 keypoints (n, 21, 3) in OpenPose order. rest: (n or 1, 21, 3)."""
+    out = np.empty((len(theta), 21, 3))
+    local, world = np.empty((16, 3, 3)), np.empty((16, 3, 3))
+    points, posed = np.empty((21, 3)), np.empty((5, 3))
+    has_pose = np.any(pose != 0.0)
+    for frame in range(len(theta)):
+        own = rest[frame if len(rest) > 1 else 0]
+        rodrigues(r[frame, 0], r[frame, 1], r[frame, 2], world[0])
+        points[0] = tau[frame]
+        pose_chain(theta[frame], own, local, world, points)
+        pose_tips(own, pose, weights, has_pose, local, world, points, posed)
+        for joint in range(21):
+            out[frame, joint] = points[MANO21_OF_OPENPOSE[joint]]
+    return out
+
+
+@njit(cache=True)
+def mesh_transforms(
+    theta: np.ndarray, r: np.ndarray, tau: np.ndarray, rest: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Pose features (n, 135) and transforms of the rest mesh (n, 12, 16): nine rotation rows, then translation."""
     n = len(theta)
     features, transforms = np.empty((n, 135), np.float32), np.empty((n, 12, 16), np.float32)
     local, world, points = np.empty((16, 3, 3)), np.empty((16, 3, 3)), np.empty((16, 3))
     for frame in range(n):
         own = rest[frame if len(rest) > 1 else 0]
-        pose_chain(theta[frame], r[frame], tau[frame], own, local, world, points)
+        rodrigues(r[frame, 0], r[frame, 1], r[frame, 2], world[0])
+        points[0] = tau[frame]
+        pose_chain(theta[frame], own, local, world, points)
         for k in range(16):
             for i in range(3):
                 offset = points[k, i]
