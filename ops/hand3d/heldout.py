@@ -87,11 +87,12 @@ def sample(rows: pl.DataFrame, num: int, seed: int) -> pl.DataFrame:
         return rows.sort("row_id")
     strata = rows.group_by("task", "source").len("available").sort("task", "source")
     quota = shares(strata["available"].to_numpy(), num)
-    order = pl.Series(stable_hash(rows["row_id"], seed, "test sample"))
-    ranked = rows.with_columns(_rank=order.rank("ordinal").over(pl.struct(rows["task"], rows["source"])))
+    ordered = rows.sort("row_id")  # decides between equal hashes
+    hashed = ordered.with_columns(_hash=pl.Series(stable_hash(ordered["row_id"], seed, "test sample")))
+    ranked = hashed.with_columns(_rank=pl.col("_hash").rank("ordinal").over("task", "source"))
     strata = strata.with_columns(_quota=pl.Series(quota)).drop("available")
     kept = ranked.join(strata, on=["task", "source"]).filter(pl.col("_rank") <= pl.col("_quota"))
-    return kept.drop("_rank", "_quota").sort("row_id")
+    return kept.drop("_hash", "_rank", "_quota").sort("row_id")
 
 
 def shares(available: np.ndarray, num: int) -> np.ndarray:

@@ -56,6 +56,8 @@ def _strip(row: dict[str, object], clip: Clip, fits: pl.DataFrame) -> Image.Imag
 
 def _line_px(row: dict[str, object], clip: Clip, fits: pl.DataFrame) -> np.ndarray | None:
     """(2, 2) start and end of the row's vector in the last frame, pixels; None for the camera's movement."""
+    if row["side"] is None:
+        return None
     hand = fits.filter(
         pl.col("clip_id") == row["clip_id"], pl.col("frame") == list(row["frames"])[-1], pl.col("side") == row["side"]
     )  # type: ignore[call-overload]
