@@ -1,0 +1,282 @@
+"""Stage benchmark_scores: the numbers behind the pipeline, each beside answers that need no model.
+
+Hand3D-test (paper 4.4) for the base model, stage 1 and stage 2; wrist motions of stage 2; trials of the policy in the
+simulator, with a 95 % Wilson interval, beside random actions and the mean action. A demo's trials are few: it is a
+smoke score, and says so.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from scipy.stats import binomtest
+
+from ops import tables, tracking
+from ops.evaluation import motion, spatial
+from ops.models.vipa import VipaVLA
+from ops.pipeline import StageContext
+from ops.store import Report
+from ops.training import answers, data
+from ops.training.base import tokenizer_of
+from ops.training.stages import open_store
+
+PAPER_TRIALS = 500  # a suite
+PAPER_TEST_ROWS = 2000
+CONSTANT = "constant"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """k successes of n trials with their 95 % Wilson interval."""
+
+    k: int
+    n: int
+    rate: float
+    low: float
+    high: float
+
+
+def wilson(k: int, n: int) -> Rate:
+    if n < 1:
+        raise ValueError("a success rate needs at least one trial: set benchmark.num_trials to 1 or more")
+    interval = binomtest(k, n).proportion_ci(method="wilson")
+    return Rate(k, n, k / n, float(interval.low), float(interval.high))
+
+
+def run(context: StageContext) -> Report:
+    """Write trials.parquet, scores.json, answers.parquet, motions.parquet and their pictures."""
+    report = Report()
+    inputs = {name: context.input(name) for name in context.stage.reads}
+    with tracking.start_run(context.root, context.stage.name, context.config, inputs) as run_:
+        hand3d_test(context, report)
+        motion_prediction(context, report)
+        simulator(context, report)
+        run_.metrics(report.metrics)
+        for path in report.pictures.values():
+            run_.file(context.out / path)
+        scores = {"mlflow_run_id": run_.run_id, "metrics": report.metrics, "notes": report.notes}
+    (context.out / "scores.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
+    return report
+
+
+# Hand3D-test
+
+
+def hand3d_test(context: StageContext, report: Report) -> None:
+    """Distance error and direction score of three checkpoints and of the best constant answer."""
+    rows = tables.read("visual_rows", context.input("hand3d_test") / "visual_rows.parquet")
+    rows = (
+        rows.head(0)
+        if rows.is_empty()
+        else rows.sample(min(len(rows), context.config.benchmark.num_hand3d_rows), seed=context.config.benchmark.seed)
+    )
+    if rows.is_empty():
+        report.notes.append("Hand3D-test has no rows: no spatial score. See the rejects of hand3d_visual.")
+        return
+    said = {CONSTANT: spatial.constant_answers(rows, rows)}
+    for name, stage, fuse in (
+        ("base_model", "base_model", False),
+        ("stage1", "stage1_checkpoint", True),
+        ("stage2", "stage2_checkpoint", True),
+    ):
+        said[name] = hand3d_answers(context, VipaVLA.load(context.input(stage)), rows, fuse)
+    scores = {name: spatial.score(rows, texts, context.config.benchmark.seed) for name, texts in said.items()}
+    for name, found in scores.items():
+        report.metrics |= found.metrics(f"hand3d_test/{name}/")
+    report.rows["hand3d_test rows"] = len(rows)
+    rows.select("row_id", "task", "question", "answer").with_columns(
+        pl.Series(f"said_{name}", texts) for name, texts in said.items()
+    ).write_parquet(context.out / "answers.parquet")
+    report.tables["Hand3D-test"] = [{"answers of": name} | _spatial_row(found) for name, found in scores.items()]
+    report.tables["Hand3D-test by task"] = [
+        {"answers of": name} | row for name, found in scores.items() for row in found.by_task
+    ]
+    report.tables["Hand3D-test, first answers"] = _first_answers(rows, said)
+    spatial.plot(scores, context.out / "hand3d_test.png")
+    report.pictures["Hand3D-test (the paper's Figure 8)"] = "hand3d_test.png"
+    report.notes.append(
+        f"Hand3D-test here has {len(rows)} rows of this workspace's own held-out clips (the paper: {PAPER_TEST_ROWS}); its "
+        f"scores cannot be compared with the paper's Table 8. '{CONSTANT}' is the best constant answer for these very rows."
+    )
+
+
+def hand3d_answers(context: StageContext, model: VipaVLA, rows: pl.DataFrame, fuse: bool) -> list[str]:
+    tokenizer = tokenizer_of(model, context.root)
+    examples = data.visual_examples(rows, tokenizer, model.config.tokens_per_frame)
+    store, unreadable = open_store(context, model, examples)
+    _refuse(unreadable)
+    return answers.texts(model, tokenizer, examples, store, fuse=fuse, progress=context.progress)
+
+
+def _refuse(unreadable: Sequence) -> None:
+    """A score over fewer rows than asked would be another score."""
+    if unreadable:
+        raise ValueError(
+            f"{len(unreadable)} clips of the test cannot be read any more, first {unreadable[0]}: make raw_videos again"
+        )
+
+
+def _spatial_row(found: spatial.SpatialScore) -> dict[str, object]:
+    return {
+        "distance error, m": round(found.distance_error_m, 4),
+        "95 %": "{:.3f} to {:.3f}".format(*found.distance_error_ci_m),
+        "direction score of 3": round(found.direction_score, 3),
+        "95 % ": "{:.2f} to {:.2f}".format(*found.direction_score_ci),
+        "unread": found.num_unread_distances + found.num_unread_directions,
+    }
+
+
+def _first_answers(rows: pl.DataFrame, said: dict[str, list[str]], num: int = 6) -> list[dict[str, object]]:
+    shown = rows.head(num).select("task", "question", "answer").to_dicts()
+    return [row | {name: texts[i] for name, texts in said.items() if name != CONSTANT} for i, row in enumerate(shown)]
+
+
+# motions
+
+
+def motion_prediction(context: StageContext, report: Report) -> None:
+    """Generated wrist motions of held-out rows against staying, going on, and the mean motion."""
+    rows = tables.read("action_rows", context.input("hand3d_action"))
+    train, test = rows.filter(split="train"), rows.filter(split="test")
+    model = VipaVLA.load(context.input("stage2_checkpoint"))
+    found: list[tuple[str, motion.MotionScore]] = []
+    for task in (motion.GENERATION, motion.PREDICTION):
+        part = test.filter(task=task)
+        if part.is_empty():
+            report.notes.append(f"No held-out row of {task}: no motion score.")
+            continue
+        part = part.sample(
+            min(len(part), context.config.benchmark.num_motion_rows // 2), seed=context.config.benchmark.seed
+        )
+        found += motion_scores(context, model, train, part, task, report)
+    for name, result in found:
+        report.metrics |= result.metrics(f"motion/{result.task}/{name}/")
+    report.tables["Wrist motion, held-out rows"] = [_motion_row(name, result) for name, result in found]
+
+
+def motion_scores(
+    context: StageContext, model: VipaVLA, train: pl.DataFrame, rows: pl.DataFrame, task: str, report: Report
+) -> list[tuple[str, motion.MotionScore]]:
+    tokenizer = tokenizer_of(model, context.root)
+    examples = data.action_examples(rows, tokenizer, model.config.tokens_per_frame)
+    store, unreadable = open_store(context, model, examples)
+    _refuse(unreadable)
+    seen, wanted = motion.truth(rows)
+    said = {"stage2": answers.motions(model, tokenizer, examples, store, context.progress)}
+    said["constant_position"] = motion.constant_position(seen, wanted)
+    if task == motion.PREDICTION:
+        said["constant_velocity"] = motion.constant_velocity(seen, wanted)
+    if not train.filter(task=task).is_empty():
+        said["mean_motion"] = motion.mean_motion(train, task, wanted)
+    path = f"motion_{task}.png"
+    order = np.argsort([-len(w) for w in wanted], kind="stable")[:: max(1, len(wanted) // 4)][:4]
+    pick: Callable[[Sequence], list] = lambda items: [items[i] for i in order]  # noqa: E731
+    motion.draw(pick(said["stage2"]), pick(wanted), pick(rows["instruction"].to_list()), context.out / path)
+    report.pictures[f"{task.replace('_', ' ')}: predicted over true"] = path
+    report.rows[f"motion rows, {task}"] = len(rows)
+    return [(name, motion.score(task, points, wanted)) for name, points in said.items()]
+
+
+def _motion_row(name: str, found: motion.MotionScore) -> dict[str, object]:
+    return {
+        "task": found.task, "motion of": name, "rows": found.num_rows, "mean error, m": round(found.mean_error_m, 4),
+        "95 %": "{:.3f} to {:.3f}".format(*found.mean_error_ci_m), "final error, m": round(found.final_error_m, 4),
+        "shape error, m": round(found.shape_error_m, 4),
+    }  # fmt: skip
+
+
+# simulator
+
+
+def simulator(context: StageContext, report: Report) -> None:
+    """Trials of the policy and of two policies that look at nothing, from the same initial states."""
+    from ops.robots import evaluate, lerobot, policies
+    from ops.training.policy import VipaPolicy
+
+    config, robots = context.config.benchmark, context.config.robot_demonstrations
+    demonstrations = lerobot.read(context.input("robot_demonstrations") / "lerobot")
+    ready = {
+        "policy": VipaPolicy(context.input("posttrained_policies")),
+        "random": policies.RandomPolicy(),
+        "mean_action": policies.MeanActionPolicy(demonstrations.action),
+    }
+    parts = [
+        evaluate.run_trials(
+            policy, name, robots.suite, robots.task_id, config.num_trials, seed=config.seed, progress=context.progress
+        )
+        for name, policy in ready.items()
+    ]
+    trials = pl.concat(parts)
+    tables.write("trials", trials, context.out / "trials.parquet")
+    rates = trial_rates(trials)
+    report.rows["trials"] = len(trials)
+    report.metrics |= trial_metrics(trials, rates)
+    report.tables["Simulator"] = _trial_rows(trials, rates)
+    draw_rates(trials, rates, context.out / "trials.png")
+    report.pictures["success and progress in the simulator"] = "trials.png"
+    versions = ", ".join(f"{name} {version}" for name, version in evaluate.versions().items())
+    report.notes.append(
+        f"Smoke score: {config.num_trials} trials of one task ({robots.suite}, task {robots.task_id}) a policy; the paper's "
+        f"are {PAPER_TRIALS} trials a suite of 10 tasks, which these cannot be compared with. Simulator: {versions}."
+    )
+
+
+def trial_rates(trials: pl.DataFrame) -> dict[str, Rate]:
+    counts = trials.group_by("policy", maintain_order=True).agg(pl.col("success").sum(), pl.len())
+    return {name: wilson(int(k), int(n)) for name, k, n in counts.iter_rows()}
+
+
+def trial_metrics(trials: pl.DataFrame, rates: dict[str, Rate]) -> dict[str, float]:
+    """libero/<policy>/success and its interval, n, and mean progress with a bootstrap interval."""
+    found: dict[str, float] = {}
+    for name, rate in rates.items():
+        progress = trials.filter(policy=name)["progress"].to_numpy()
+        low, high = spatial.bootstrap_ci(progress, 0)
+        found |= {
+            f"libero/{name}/success": rate.rate, f"libero/{name}/success_low": rate.low, f"libero/{name}/success_high": rate.high,
+            f"libero/{name}/num_trials": float(rate.n), f"libero/{name}/num_successes": float(rate.k),
+            f"libero/{name}/progress": float(progress.mean()), f"libero/{name}/progress_low": low, f"libero/{name}/progress_high": high,
+        }  # fmt: skip
+    return found
+
+
+def _trial_rows(trials: pl.DataFrame, rates: dict[str, Rate]) -> list[dict[str, object]]:
+    means = dict(trials.group_by("policy").agg(pl.col("progress").mean()).iter_rows())
+    return [
+        {
+            "policy": name,
+            "successes": f"{r.k} of {r.n}",
+            "rate": round(r.rate, 3),
+            "95 % Wilson": f"{r.low:.2f} to {r.high:.2f}",
+            "progress": round(means[name], 3),
+        }
+        for name, r in rates.items()
+    ]
+
+
+def draw_rates(trials: pl.DataFrame, rates: dict[str, Rate], path: Path) -> None:
+    """Success with its Wilson interval, and mean progress, a bar a policy."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = list(rates)
+    success = np.array([rates[name].rate for name in names])
+    spread = np.array([[rates[name].rate - rates[name].low, rates[name].high - rates[name].rate] for name in names]).T
+    left.bar(names, success, yerr=spread.clip(min=0), color="#1f6feb", capsize=4)
+    left.set(ylim=(0, 1), ylabel="success rate, 95 % Wilson")
+    progress = [trials.filter(policy=name)["progress"].to_numpy() for name in names]
+    right.bar(names, [values.mean() for values in progress], color="#b9c4d2")
+    for place, values in enumerate(progress):
+        right.plot(
+            np.full(len(values), place) + np.linspace(-0.2, 0.2, len(values)),
+            values,
+            ".",
+            color="#1c2430",
+            markersize=4,
+        )
+    right.set(ylim=(0, 1.02), ylabel="progress (reached, lifted, placed)")
+    figure.savefig(path, dpi=80)

@@ -1,0 +1,169 @@
+"""What the embedded base model learns from: labelled frames of the synthetic source's training clips.
+
+Two things stand in for public pretraining: point maps for the 3D encoder (CUT3R's own objective), and talk about the
+image plane for the vision-language model: captions, where things are, how they stand to one another in the picture.
+Nothing here tells the language model a depth or a distance in metres; Hand3D's answers are seen, shuffled over rows.
+Image coordinates here are shares of width and height, 0 to 1, x right and y down.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, UInt8
+
+from ops.geometry.camera import PinholeCamera
+from ops.models.processor import IGNORE, TokenBatch, answer_ids, prompt_ids
+from ops.models.tokenizer import VipaTokenizer
+from ops.sources.base import SIDES, Clip
+
+TURNS = 4  # questions about one image in one conversation
+CENTRE_SHARE = 0.05  # of the image: closer than this on an axis, no direction word is said
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFrame:
+    """One frame of a clip with what its source says about the picture."""
+
+    clip_id: str
+    frame: int
+    rgb: UInt8[np.ndarray, "s s 3"]
+    """Squashed to a square, as the encoders see it."""
+    places: dict[str, tuple[float, float]]
+    """Name ("left hand", "red cube") -> place in the picture; only what is inside it."""
+    points_cam: Float[np.ndarray, "p p 3"] | None
+    """Camera frame, metres, NaN where no depth; None where the source has none for this frame."""
+
+
+def labelled_frames(clip: Clip, image_size: int, point_size: int, every_s: float) -> list[LabelledFrame]:
+    """Frames of a clip, one each `every_s` seconds. Raises ClipError as the clip's reader does."""
+    step = max(1, round(every_s * clip.fps))
+    depth = depth_maps(clip)
+    out = []
+    for frame in clip.frames(range(0, clip.num_frames, step), size=(image_size, image_size)):
+        points = squashed_points(depth[frame.index], clip.camera, point_size) if frame.index in depth else None
+        out.append(LabelledFrame(clip.clip_id, frame.index, frame.rgb, places(clip, frame.index), points))
+    return out
+
+
+def depth_maps(clip: Clip) -> dict[int, np.ndarray]:
+    """Frame -> sensor depth (H, W), metres, NaN where none. The file is read once, not once a frame."""
+    if clip.depth_file is None:
+        return {}
+    with np.load(clip.depth_file) as stored:
+        frames, tenth_mm = stored["depth_frames"], stored["depth_tenth_mm"]
+    return {
+        int(f): np.where(d > 0, d.astype(np.float32) * np.float32(1e-4), np.float32(np.nan))
+        for f, d in zip(frames, tenth_mm, strict=True)
+    }
+
+
+def squashed_points(depth_m: Float[np.ndarray, "H W"], camera: PinholeCamera, size: int) -> Float[np.ndarray, "p p 3"]:
+    """Depth -> points on a square grid of the squashed image: nearest depth at each cell's centre."""
+    height, width = depth_m.shape
+    small = camera.resized(size, size)
+    centres = np.arange(size) + 0.5
+    rows, columns = (centres * height / size).astype(int), (centres * width / size).astype(int)
+    u, v = np.meshgrid(centres, centres)
+    return small.unproject(np.stack((u, v), axis=-1), depth_m[np.ix_(rows, columns)]).astype(np.float32)
+
+
+def places(clip: Clip, frame: int) -> dict[str, tuple[float, float]]:
+    """Where hands (wrist) and visible objects (centre of the box) stand in the picture."""
+    found: dict[str, tuple[float, float]] = {}
+    for side in SIDES:
+        track = clip.hands.get(side)
+        if track is not None and track.valid[frame]:
+            u, v = clip.camera.project(track.tau[frame])
+            found[f"{side} hand"] = float(u / clip.camera.width), float(v / clip.camera.height)
+    for item in clip.objects:
+        if item.visible[frame]:
+            x0, y0, x1, y1 = item.boxes_px[frame]
+            found[item.name] = float((x0 + x1) / 2 / clip.camera.width), float((y0 + y1) / 2 / clip.camera.height)
+    return {name: (x, y) for name, (x, y) in found.items() if 0 <= x <= 1 and 0 <= y <= 1}
+
+
+def caption(found: dict[str, tuple[float, float]]) -> tuple[str, str]:
+    """Everything in the picture, with places."""
+    parts = [f"{name} at {x:.2f}, {y:.2f}" for name, (x, y) in found.items()]
+    return "What is in the image and where?", "; ".join(parts) + "."
+
+
+def where(name: str, place: tuple[float, float]) -> tuple[str, str]:
+    """Place of one thing, in words and coordinates."""
+    x, y = place
+    row = "upper" if y < 1 / 3 else "lower" if y > 2 / 3 else "middle"
+    column = "left" if x < 1 / 3 else "right" if x > 2 / 3 else "centre"
+    return f"Where is the {name} in the image?", f"{row} {column}, at {x:.2f}, {y:.2f}."
+
+
+def relation(name: str, other: str, found: dict[str, tuple[float, float]]) -> tuple[str, str]:
+    """How one thing stands to another in the picture, in words and shares of its width."""
+    (x0, y0), (x1, y1) = found[other], found[name]
+    words = [("right" if x1 > x0 else "left")] if abs(x1 - x0) > CENTRE_SHARE else []
+    words += [("down" if y1 > y0 else "up")] if abs(y1 - y0) > CENTRE_SHARE else []
+    direction = " and ".join(words) or "at the same place"
+    distance = float(np.hypot(x1 - x0, y1 - y0))
+    question = f"In the picture, where is the {name} from the {other}?"
+    return question, f"The {name} is {direction}, {distance:.2f} of the picture."
+
+
+def conversation(
+    frame: LabelledFrame, shuffled: Sequence[tuple[str, str]], rng: np.random.Generator
+) -> list[tuple[str, str]]:
+    """TURNS questions and answers about one picture, in random order; one of them Hand3D's with another row's answer."""
+    names = list(frame.places)
+    turns = [caption(frame.places)] if names else []
+    for _ in range(TURNS):
+        if len(names) > 1 and rng.random() < 0.6:
+            name, other = rng.choice(names, 2, replace=False)
+            turns.append(relation(str(name), str(other), frame.places))
+        elif names:
+            name = str(rng.choice(names))
+            turns.append(where(name, frame.places[name]))
+    turns = [turns[i] for i in rng.permutation(len(turns))[: TURNS - 1]]
+    if len(shuffled):
+        turns.insert(int(rng.integers(len(turns) + 1)), shuffled[int(rng.integers(len(shuffled)))])
+    return turns
+
+
+def shuffled_answers(rows: pl.DataFrame, seed: int) -> list[tuple[str, str]]:
+    """Hand3D questions, each with the answer of another row of its task: words and formats without the facts."""
+    out: list[tuple[str, str]] = []
+    rng = np.random.default_rng(seed)
+    for _, part in rows.group_by("task", maintain_order=True):
+        answers = part["answer"].to_list()
+        order = rng.permutation(len(answers))
+        out += [(question, answers[i]) for question, i in zip(part["question"].to_list(), order, strict=True)]
+    return out
+
+
+def conversation_ids(
+    turns: Sequence[tuple[str, str]], tokenizer: VipaTokenizer, tokens_per_frame: int
+) -> tuple[list[int], list[int]]:
+    """Ids and labels of a chat about one frame; every answer is a label."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for place, (question, answer) in enumerate(turns):
+        if place == 0:
+            asked = prompt_ids(tokenizer, question, 1, tokens_per_frame)
+        else:
+            asked = tokenizer.encode("\n<|im_start|>user\n") + tokenizer.encode_plain(question)
+            asked += tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
+        said = answer_ids(tokenizer, answer)
+        ids += asked + said
+        labels += [IGNORE] * len(asked) + said
+    return ids, labels
+
+
+def conversation_batch(chats: Iterable[tuple[list[int], list[int]]], pad: int) -> TokenBatch:
+    """Chats padded on the right."""
+    chats = list(chats)
+    longest = max(len(ids) for ids, _ in chats)
+    return TokenBatch(
+        torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in chats]),
+        torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in chats]),
+        torch.tensor([labels + [IGNORE] * (longest - len(labels)) for _, labels in chats]),
+    )
