@@ -23,6 +23,10 @@ from ops.hands.shape import NOISE_FLOOR_M, PALM, beta_and_noise, noise_given_bet
 MIN_JOINTS = 10  # of 21 in a frame
 MIN_PALM_SPREAD_M = 0.005  # of the palm points across their main direction: a line does not fix a rotation
 SHAPE_FRAMES = 128  # most frames that the shape step looks at
+# the shape step has no defence against noise (bones come out longer by 2 sigma^2 / length), bone lengths have
+MAX_REFINED_NOISE_M = 5e-4
+# clean joints make a narrow curved valley (twist): a stiffer prior first walks along it in few steps
+COARSE_NOISE_M = 1e-3
 
 # ASSUMED: the paper names no prior. Standard deviations, radians, of a joint's angles about: its bone (twist), the
 # axis normal to the palm (sideways), the axis across the finger (bending). Rows: first, second, last joint of index,
@@ -78,14 +82,21 @@ def fit(
         shape, noise = beta_and_noise(k, y, weight)
     else:
         shape, noise = known, noise_given_beta(k, y, weight, known)
-    prior = _prior(k, noise)
-    rest = k.rest(shape[None])[0]
-    theta, wrist, tau = _closed_form(rest, y, weight, valid)
-    iterations = fit_poses(y, weight, rest, k.pose, k.weights, prior, theta, wrist, tau, valid)
-    if known is None and valid.any():
-        shape = _refine_shape(k, y, weight, shape, noise, prior, theta, wrist, tau, valid)
-        rest = k.rest(shape[None])[0]
-        iterations += fit_poses(y, weight, rest, k.pose, k.weights, prior, theta, wrist, tau, valid)
+    theta, wrist, tau = _closed_form(k.rest(shape[None])[0], y, weight, valid)
+    iterations = np.zeros(len(y), dtype=np.int64)
+
+    def solve(scale: float, tolerance: float) -> None:
+        rest, prior = k.rest(shape[None])[0], _prior(k, scale)
+        iterations[:] += fit_poses(
+            y, weight, rest, k.pose, k.weights, prior, theta, wrist, tau, valid, tolerance * scale**2
+        )
+
+    if noise < COARSE_NOISE_M:
+        solve(COARSE_NOISE_M, 0.1)
+    if known is None and valid.any() and noise < MAX_REFINED_NOISE_M:
+        solve(noise, 1.0)
+        shape = _refine_shape(k, y, weight, shape, noise, _prior(k, noise), theta, wrist, tau, valid)
+    solve(noise, 0.1)
     return _result(model, theta, wrist, tau, shape, y, weight, valid, noise, iterations)
 
 
@@ -186,7 +197,7 @@ def _refine_shape(
     chosen = np.flatnonzero(valid)
     chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, SHAPE_FRAMES).astype(int))]
     rest = k.rest(beta[None])[0]
-    parts = (array[chosen] for array in (theta, wrist, tau, valid))
+    parts = (array[chosen] for array in (theta, wrist, tau))
     matrix, gradient = shape_step(y[chosen], weight[chosen], rest, k.pose, k.weights, k.shape, prior, *parts)
     unit = max(noise, NOISE_FLOOR_M) ** 2 * np.eye(10)
     return beta - np.linalg.solve(matrix + unit, gradient + unit @ beta)

@@ -1,111 +1,128 @@
-"""Numba kernels of ops.hands.fit: Levenberg-Marquardt on one hand frame after another.
+"""Numba kernels of ops.hands.fit: Levenberg-Marquardt on 21 points, and the shape step shared by a clip's frames.
 
-A frame has 51 unknowns: wrist rotation and position (6) and, for each finger, three joints (9). A finger's points
-depend on the wrist and on that finger only, so the normal matrix is an arrowhead: five 9 x 9 blocks and a border of
-6. Each block is eliminated by its own Cholesky factor, then the border is solved. The same elimination with ten more
-border columns gives the shape step shared by all frames. Metres and radians; points in MANO21 order.
-
-The wrist moves by left increments of its rotation matrix, fingers by axis-angle. Derivatives are exact but for one
-term: pose blend shapes of a tip are differentiated in its own finger only (the values take all of them).
+Geometry is computed frame by frame, the linear algebra for LANES frames at once (ops.hands.arrowhead); a lane whose
+frame is done takes the next one. The wrist moves by left increments of its rotation matrix, fingers by axis-angle.
+Derivatives are exact but for one term: a tip's pose blend shapes are differentiated in its own finger only (their
+values take all). Metres and radians; points in MANO21 order.
 """
 
 import numpy as np
 from numba import njit
 
+from ops.hands.arrowhead import LANES, lane_arrays, solve
 from ops.hands.mano import pose_chain, pose_tips, rodrigues
 
 TIP_OF_FINGER = (17, 18, 20, 19, 16)  # MANO21 index of the tip of index, middle, little, ring, thumb
+# MANO21 points in the solver's order: wrist and knuckles, then joints 2, 3 and tip of each finger
+POINT_ORDER = (0, 1, 4, 7, 10, 13, 2, 3, 17, 5, 6, 18, 8, 9, 20, 11, 12, 19, 14, 15, 16)
 POSE_COLUMNS = 7  # border columns of a pose step: rotation, position, residual
 SHAPE_COLUMNS = 17  # and ten betas before the residual
 MAX_ITERATIONS = 25
+FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-4, 1e-9, 1e6
 _FLAGS = {"contract", "nsz", "arcp", "reassoc"}
 
 
 @njit(cache=True, fastmath=_FLAGS)
-def fit_poses(y, weight, rest, pose, skin, prior, theta, wrist, tau, used):
+def fit_poses(y, weight, rest, pose, skin, prior, theta, wrist, tau, used, tolerance):
     """Refine theta (n, 45), wrist (n, 3, 3), tau (n, 3) in place; returns the number of iterations a frame (n,).
 
     y, weight: measured points (n, 21, 3), weights (n, 21). rest (21, 3), pose (5, 3, 135), skin (5, 16): keypoint
     model of one shape. prior (15, 3, 3): quadratic cost of theta, m^2 / rad^2. used: frames to fit.
+    tolerance: decrease of the cost (m^2) below which a frame is done.
     """
-    state, trial = _workspace(POSE_COLUMNS), _workspace(POSE_COLUMNS)
+    space, lanes, scratch = _workspace(), lane_arrays(POSE_COLUMNS), np.empty((9, 9, LANES))
+    curvature = _block_prior(prior)
     has_pose = np.any(pose != 0.0)
+    damping, step, failed = lanes[4], lanes[8], lanes[9]
     iterations = np.zeros(len(y), np.int64)
-    step, new_theta, new_wrist, new_tau = np.empty(51), np.empty(45), np.empty((3, 3)), np.empty(3)
-    for n in range(len(y)):
-        if not used[n]:
-            continue
-        damping = 1e-4
-        cost = _evaluate(theta[n], wrist[n], tau[n], y[n], weight[n], rest, pose, skin, prior, has_pose, state)
-        while iterations[n] < MAX_ITERATIONS and damping < 1e6:
+    frame, cost = np.full(LANES, -1), np.zeros(LANES)
+    new_theta, new_wrist, new_tau = np.empty(45), np.empty((3, 3)), np.empty(3)
+    queue, waiting = np.flatnonzero(used), 0
+    running = 0
+    while running > 0 or waiting < len(queue):
+        for lane in range(LANES):  # fill idle lanes
+            if frame[lane] < 0 and waiting < len(queue):
+                n = queue[waiting]
+                waiting, running = waiting + 1, running + 1
+                frame[lane], damping[lane] = n, FIRST_DAMPING
+                cost[lane] = _evaluate(
+                    theta[n], wrist[n], tau[n], y[n], weight[n], rest, pose, skin, prior, has_pose, space
+                )
+                _linearise(lane, theta[n], y[n], weight[n], rest, pose, skin, prior, has_pose, space, lanes)
+        solve(lanes, curvature, scratch)
+        for lane in range(LANES):
+            n = frame[lane]
+            if n < 0:
+                continue
             iterations[n] += 1
-            _normal_equations(theta[n], y[n], weight[n], rest, pose, skin, prior, has_pose, state)
-            if not _solve_pose(state, damping, step):
-                damping *= 10.0
-                continue
-            for k in range(45):
-                new_theta[k] = theta[n, k] + step[6 + k]
-            _turn(wrist[n], step, new_wrist)
-            for i in range(3):
-                new_tau[i] = tau[n, i] + step[3 + i]
-            new_cost = _evaluate(
-                new_theta, new_wrist, new_tau, y[n], weight[n], rest, pose, skin, prior, has_pose, trial
-            )
-            if new_cost >= cost:
-                if _largest(step) < 1e-6:
-                    break
-                damping *= 10.0
-                continue
-            theta[n] = new_theta
-            wrist[n] = new_wrist
-            tau[n] = new_tau
-            state, trial = trial, state
-            done = cost - new_cost < 1e-5 * cost + 1e-13
-            cost, damping = new_cost, max(damping * 0.1, 1e-9)
-            if done:
-                break
+            done = False
+            new_cost = np.inf
+            if not failed[lane]:
+                _advance(theta[n], wrist[n], tau[n], step, lane, new_theta, new_wrist, new_tau)
+                new_cost = _evaluate(
+                    new_theta, new_wrist, new_tau, y[n], weight[n], rest, pose, skin, prior, has_pose, space
+                )
+                done = _largest(step, lane) < 1e-6
+            if new_cost < cost[lane]:
+                theta[n] = new_theta
+                wrist[n] = new_wrist
+                tau[n] = new_tau
+                done = done or cost[lane] - new_cost < tolerance
+                cost[lane], damping[lane] = new_cost, max(0.1 * damping[lane], LEAST_DAMPING)
+                if not done:
+                    _linearise(lane, new_theta, y[n], weight[n], rest, pose, skin, prior, has_pose, space, lanes)
+            else:
+                damping[lane] *= 10.0
+            if done or damping[lane] > MOST_DAMPING or iterations[n] >= MAX_ITERATIONS:
+                frame[lane], running = -1, running - 1
     return iterations
 
 
 @njit(cache=True, fastmath=_FLAGS)
-def shape_step(y, weight, rest, pose, skin, shape, prior, theta, wrist, tau, used):
-    """Normal equations (10, 10) and gradient (10,) of the betas shared by all used frames, poses eliminated."""
-    space = _workspace(SHAPE_COLUMNS)
+def shape_step(y, weight, rest, pose, skin, shape, prior, theta, wrist, tau):
+    """Normal equations (10, 10) and gradient (10,) of the betas shared by all frames, poses eliminated."""
+    space, lanes, scratch = _workspace(), lane_arrays(SHAPE_COLUMNS), np.empty((9, 9, LANES))
+    curvature = _block_prior(prior)
     has_pose = np.any(pose != 0.0)
+    border, failed = lanes[7], lanes[9]
     matrix, gradient = np.zeros((10, 10)), np.zeros(10)
-    step = np.empty(51)
-    for n in range(len(y)):
-        if not used[n]:
-            continue
-        _evaluate(theta[n], wrist[n], tau[n], y[n], weight[n], rest, pose, skin, prior, has_pose, space)
-        _shape_derivatives(shape, skin, space)
-        _normal_equations(theta[n], y[n], weight[n], rest, pose, skin, prior, has_pose, space)
-        if not _solve_pose(space, 1e-9, step):
-            continue
-        border = space[6]
-        for a in range(10):
-            gradient[a] += border[6 + a, SHAPE_COLUMNS - 1]
-            for b in range(10):
-                matrix[a, b] += border[6 + a, 6 + b]
+    for start in range(0, len(y), LANES):
+        count = min(LANES, len(y) - start)
+        for lane in range(count):
+            n = start + lane
+            _evaluate(theta[n], wrist[n], tau[n], y[n], weight[n], rest, pose, skin, prior, has_pose, space)
+            _shape_derivatives(shape, skin, space)
+            _linearise(lane, theta[n], y[n], weight[n], rest, pose, skin, prior, has_pose, space, lanes)
+        solve(lanes, curvature, scratch)
+        for lane in range(count):
+            if not failed[lane]:
+                matrix += border[6:16, 6:16, lane]
+                gradient += border[6:16, 16, lane]
     return matrix, gradient
 
 
 @njit(cache=True)
-def _workspace(columns):
-    """Arrays of one frame: local, world, points; finger blocks, their borders, derivatives; the common border."""
+def _workspace():
+    """Arrays of one frame: local and world rotations, points, tips before skinning, derivatives of a finger's four
+    points, turning axes of its joints, derivatives of the points by beta."""
     return (
-        np.empty((16, 3, 3)),  # 0 local rotations
-        np.empty((16, 3, 3)),  # 1 world rotations
-        np.empty((21, 3)),  # 2 points
-        np.empty((5, 9, 9)),  # 3 finger blocks, then their Cholesky factors
-        np.empty((5, 9, columns)),  # 4 finger borders, then reduced
-        np.empty((4, 3, 9)),  # 5 derivatives of a finger's four points
-        np.empty((columns, columns)),  # 6 common border, then its Schur complement
-        np.empty((21, 3, 10)),  # 7 derivatives of the points by beta
-        np.empty((3, columns)),  # 8 one point's row of the border
-        np.empty((3, 3, 3)),  # 9 turning axes of a finger's joints, in the world
-        np.empty((5, 3)),  # 10 tips with pose offset, before skinning
+        np.empty((16, 3, 3)),
+        np.empty((16, 3, 3)),
+        np.empty((21, 3)),
+        np.empty((5, 3)),
+        np.zeros((4, 3, 9)),
+        np.empty((3, 3, 3)),
+        np.empty((21, 3, 10)),
     )
+
+
+@njit(cache=True)
+def _block_prior(prior):
+    blocks = np.zeros((5, 9, 9))
+    for k in range(15):
+        at = 3 * (k % 3)
+        blocks[k // 3, at : at + 3, at : at + 3] = prior[k]
+    return blocks
 
 
 @njit(cache=True, fastmath=_FLAGS)
@@ -115,7 +132,7 @@ def _evaluate(theta, wrist, tau, y, weight, rest, pose, skin, prior, has_pose, s
     world[0] = wrist
     points[0] = tau
     pose_chain(theta, rest, local, world, points)
-    pose_tips(rest, pose, skin, has_pose, local, world, points, space[10])
+    pose_tips(rest, pose, skin, has_pose, local, world, points, space[3])
     cost = 0.0
     for j in range(21):
         if weight[j] > 0.0:
@@ -129,69 +146,41 @@ def _evaluate(theta, wrist, tau, y, weight, rest, pose, skin, prior, has_pose, s
 
 
 @njit(cache=True, fastmath=_FLAGS)
-def _normal_equations(theta, y, weight, rest, pose, skin, prior, has_pose, space):
-    points, blocks, borders, derivatives, border, row = space[2], space[3], space[4], space[5], space[6], space[8]
-    blocks[:], borders[:], border[:] = 0.0, 0.0, 0.0
-    last = border.shape[0] - 1
-    if weight[0] > 0.0:
-        _border_row(0, y, space)
-        _add_gram(row, weight[0], border)
+def _linearise(lane, theta, y, weight, rest, pose, skin, prior, has_pose, space, lanes):
+    """Write one frame's derivatives, residuals, weights and prior gradient into its lane, after `_evaluate`."""
+    points, finger, by_beta = space[2], space[4], space[6]
+    derivatives, rows, weights, pull = lanes[0], lanes[1], lanes[2], lanes[3]
+    last = rows.shape[1] - 1
+    for place in range(21):
+        j = POINT_ORDER[place]
+        x, yy, z = points[j, 0] - points[0, 0], points[j, 1] - points[0, 1], points[j, 2] - points[0, 2]
+        q = 3 * place
+        rows[q, 1, lane], rows[q, 2, lane], rows[q + 1, 2, lane] = z, -yy, x
+        rows[q + 1, 0, lane], rows[q + 2, 0, lane], rows[q + 2, 1, lane] = -z, yy, -x
+        for i in range(3):
+            weights[q + i, lane] = weight[j]
+            rows[q + i, 3 + i, lane] = 1.0
+            rows[q + i, last, lane] = points[j, i] - y[j, i]
+            for b in range(6, last):
+                rows[q + i, b, lane] = by_beta[j, i, b - 6]
     for f in range(5):
         _finger_derivatives(f, theta, rest, pose, skin, has_pose, space)
-        block, own = blocks[f], borders[f]
-        for p in range(4):
-            j = 3 * f + 1 + p if p < 3 else TIP_OF_FINGER[f]
-            w = weight[j]
-            if w <= 0.0:
-                continue
-            _border_row(j, y, space)
-            _add_gram(row, w, border)
+        for p in range(3):
             for i in range(3):
-                for a in range(3 * p):
-                    d = w * derivatives[p, i, a]
-                    for b in range(a + 1):
-                        block[a, b] += d * derivatives[p, i, b]
-                    for c in range(last + 1):
-                        own[a, c] += d * row[i, c]
-        for m in range(3):
-            for a in range(3):
-                for b in range(3):
-                    value = prior[3 * f + m, a, b]
-                    if b <= a:
-                        block[3 * m + a, 3 * m + b] += value
-                    own[3 * m + a, last] += value * theta[9 * f + 3 * m + b]
-    for a in range(last + 1):
-        for b in range(a):
-            border[b, a] = border[a, b]
-
-
-@njit(cache=True, fastmath=_FLAGS)
-def _border_row(j, y, space):
-    """Derivatives of point j by wrist rotation, wrist position and (wide border) beta, then its residual."""
-    points, by_beta, row = space[2], space[7], space[8]
-    x, yy, z = points[j, 0] - points[0, 0], points[j, 1] - points[0, 1], points[j, 2] - points[0, 2]
-    row[:, :6] = 0.0
-    row[0, 1], row[0, 2], row[1, 2] = z, -yy, x
-    row[1, 0], row[2, 0], row[2, 1] = -z, yy, -x
-    last = row.shape[1] - 1
-    for i in range(3):
-        row[i, 3 + i] = 1.0
-        row[i, last] = points[j, i] - y[j, i]
-        for b in range(6, last):
-            row[i, b] = by_beta[j, i, b - 6]
-
-
-@njit(cache=True, fastmath=_FLAGS)
-def _add_gram(row, weight, border):
-    for a in range(border.shape[0]):
-        for b in range(a + 1):
-            border[a, b] += weight * (row[0, a] * row[0, b] + row[1, a] * row[1, b] + row[2, a] * row[2, b])
+                for a in range(9):
+                    derivatives[f, 3 * p + i, a, lane] = finger[p + 1, i, a]
+    for k in range(15):
+        for a in range(3):
+            value = 0.0
+            for b in range(3):
+                value += prior[k, a, b] * theta[3 * k + b]
+            pull[3 * k + a, lane] = value
 
 
 @njit(cache=True, fastmath=_FLAGS)
 def _finger_derivatives(f, theta, rest, pose, skin, has_pose, space):
     """Derivatives of a finger's joints 2, 3 and tip by its nine angles: turning axis x lever."""
-    world, points, derivatives, axes, posed = space[1], space[2], space[5], space[9], space[10]
+    world, points, posed, derivatives, axes = space[1], space[2], space[3], space[4], space[5]
     first, tip = 3 * f + 1, TIP_OF_FINGER[f] - 16
     lever, share = np.zeros(3), 0.0
     for m in range(2, -1, -1):
@@ -243,7 +232,7 @@ def _turning_axes(x, y, z, world, axes):
 @njit(cache=True, fastmath=_FLAGS)
 def _add_pose_derivatives(f, tip, pose, skin, space):
     """How a tip's pose blend shapes move it when its own finger's joints turn."""
-    local, world, derivatives, axes = space[0], space[1], space[5], space[9]
+    local, world, derivatives, axes = space[0], space[1], space[4], space[5]
     blend = np.zeros((3, 3))
     for k in range(16):
         if skin[tip, k] != 0.0:
@@ -274,7 +263,7 @@ def _add_pose_derivatives(f, tip, pose, skin, space):
 @njit(cache=True, fastmath=_FLAGS)
 def _shape_derivatives(shape, skin, space):
     """Derivatives of the 21 points by beta at fixed pose and wrist position."""
-    world, by_beta = space[1], space[7]
+    world, by_beta = space[1], space[6]
     by_beta[0] = 0.0
     for k in range(1, 16):
         parent = 0 if (k - 1) % 3 == 0 else k - 1
@@ -298,85 +287,23 @@ def _shape_derivatives(shape, skin, space):
 
 
 @njit(cache=True, fastmath=_FLAGS)
-def _solve_pose(space, damping, step):
-    """Eliminate the fingers, then the wrist; fill `step` (51). False if a block is not positive definite.
-
-    Leaves in the common border, beyond its first six rows, what is left for further unknowns (the betas).
-    """
-    blocks, borders, border = space[3], space[4], space[6]
-    columns = border.shape[0]
-    for a in range(6):
-        border[a, a] *= 1.0 + damping
-    for f in range(5):
-        for a in range(9):
-            blocks[f, a, a] *= 1.0 + damping
-        if not _eliminate(blocks[f], borders[f], 9):
-            return False
-        for i in range(9):
-            for a in range(columns):
-                value = borders[f, i, a]
-                for b in range(columns):
-                    border[a, b] -= value * borders[f, i, b]
-    if not _eliminate(border, border[:, 6:], 6):
-        return False
-    for i in range(6):
-        for a in range(6, columns):
-            for b in range(6, columns):
-                border[a, b] -= border[i, a] * border[i, b]
-    for i in range(5, -1, -1):
-        value = -border[i, columns - 1]
-        for j in range(i + 1, 6):
-            value -= border[j, i] * step[j]
-        step[i] = value / border[i, i]
-    for f in range(5):
-        for i in range(8, -1, -1):
-            value = -borders[f, i, columns - 1]
-            for j in range(6):
-                value -= borders[f, i, j] * step[j]
-            for j in range(i + 1, 9):
-                value -= blocks[f, j, i] * step[6 + 9 * f + j]
-            step[6 + 9 * f + i] = value / blocks[f, i, i]
-    return True
-
-
-@njit(cache=True, fastmath=_FLAGS)
-def _eliminate(block, border, size):
-    """Lower Cholesky factor of the leading block in place, and border <- L^-1 border."""
-    for i in range(size):
-        for j in range(i):
-            value = block[i, j]
-            for k in range(j):
-                value -= block[i, k] * block[j, k]
-            block[i, j] = value / block[j, j]
-        value = block[i, i]
-        for k in range(i):
-            value -= block[i, k] * block[i, k]
-        if not value > 1e-18:
-            return False
-        block[i, i] = np.sqrt(value)
-        for c in range(border.shape[1]):
-            value = border[i, c]
-            for k in range(i):
-                value -= block[i, k] * border[k, c]
-            border[i, c] = value / block[i, i]
-    return True
-
-
-@njit(cache=True)
-def _turn(wrist, step, out):
-    """out = exp(step[:3]) wrist."""
+def _advance(theta, wrist, tau, step, lane, new_theta, new_wrist, new_tau):
+    """Apply a lane's step: exp(rotation) wrist, and sums."""
     turn = np.empty((3, 3))
-    rodrigues(step[0], step[1], step[2], turn)
+    rodrigues(step[0, lane], step[1, lane], step[2, lane], turn)
     for i in range(3):
+        new_tau[i] = tau[i] + step[3 + i, lane]
         for j in range(3):
-            out[i, j] = turn[i, 0] * wrist[0, j] + turn[i, 1] * wrist[1, j] + turn[i, 2] * wrist[2, j]
+            new_wrist[i, j] = turn[i, 0] * wrist[0, j] + turn[i, 1] * wrist[1, j] + turn[i, 2] * wrist[2, j]
+    for k in range(45):
+        new_theta[k] = theta[k] + step[6 + k, lane]
 
 
 @njit(cache=True)
-def _largest(step):
+def _largest(step, lane):
     largest = 0.0
-    for value in step:
-        largest = max(largest, abs(value))
+    for k in range(51):
+        largest = max(largest, abs(step[k, lane]))
     return largest
 
 

@@ -15,8 +15,11 @@ from ops.hands.mano import Keypoints
 
 PALM = (0, 1, 4, 7, 10, 13)  # MANO's wrist and first joint of each finger
 PAIRS = np.array([*combinations(PALM, 2), *((k, MANO_PARENTS[k]) for k in range(1, 16) if k not in PALM)])
-NOISE_FLOOR_M = 5e-5  # below what any tracker or label has; keeps the prior alive for clean joints
-ITERATIONS = 8
+NOISE_FLOOR_M = 1e-4  # below what any tracker or label has; keeps the prior alive for clean joints
+FIRST_GUESS_M = 3e-3  # noise of a hand tracker, where a clip is too short to tell
+NUM_PALM_PAIRS = 15
+MIN_FRAMES = 8
+ITERATIONS = 5
 
 
 def beta_and_noise(
@@ -30,14 +33,17 @@ def beta_and_noise(
     seen = count > 0
     if not seen.any():
         return np.zeros(10), NOISE_FLOOR_M
-    noise = float(np.median(spread[count > 4]) / np.sqrt(2)) if (count > 4).any() else 0.0
-    # median of |d + e|^2 exceeds |d|^2 by the variance of the two directions across, 2 sigma^2 each
-    lengths = np.sqrt(np.maximum(squares[seen] - 4 * noise**2, 1e-6))
-    information = 1 / (2 * noise**2 / count[seen] + NOISE_FLOOR_M**2)
-    beta = _solve(keypoints, PAIRS[seen], lengths, information)
-    misfit = lengths - _lengths(keypoints, PAIRS[seen], beta)[0]
-    unexplained = np.median(np.abs(misfit)) * 1.4826 / np.sqrt(2)
-    return beta, max(float(np.hypot(noise, unexplained)), NOISE_FLOOR_M)
+    spread_noise = _spread_noise(spread, count)
+    noise = FIRST_GUESS_M if spread_noise is None else spread_noise
+    beta = np.zeros(10)
+    for _ in range(3):  # distances and their noise depend on each other
+        # median of |d + e|^2 exceeds |d|^2 by the variance of the two directions across d, 2 sigma^2 each
+        lengths = np.sqrt(np.maximum(squares[seen] - 4 * noise**2, 1e-6))
+        information = 1 / (2 * noise**2 / count[seen] + NOISE_FLOOR_M**2)
+        beta = _solve(keypoints, PAIRS[seen], lengths, information)
+        misfit = np.median(np.abs(lengths - _lengths(keypoints, PAIRS[seen], beta)[0])) * 1.4826 / np.sqrt(2)
+        noise = max(misfit if spread_noise is None else spread_noise, NOISE_FLOOR_M)
+    return beta, max(float(np.hypot(noise, misfit)) if spread_noise is not None else noise, NOISE_FLOOR_M)
 
 
 def noise_given_beta(
@@ -67,6 +73,14 @@ def _distances(points: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.n
         median[count > 0] = middle
         spread[count > 0] = 1.4826 * np.nanmedian(np.abs(np.sqrt(masked) - np.sqrt(middle)), axis=0)
     return median, spread, count
+
+
+def _spread_noise(spread: np.ndarray, count: np.ndarray) -> float | None:
+    """Noise of a coordinate from how distances vary over the clip; None for too few frames to tell."""
+    enough = count >= MIN_FRAMES
+    palm = enough & (np.arange(len(PAIRS)) < NUM_PALM_PAIRS)  # long ones, hence nearly normal
+    chosen = palm if palm.any() else enough
+    return float(np.median(spread[chosen]) / np.sqrt(2)) if chosen.any() else None
 
 
 def _solve(keypoints: Keypoints, pairs: np.ndarray, lengths: np.ndarray, information: np.ndarray) -> np.ndarray:
