@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class FlowBlock(nn.Module):
         scale, shift = scale_shift[:, None].chunk(2, dim=-1)
         y = _norm(x) * (1 + scale) + shift
         key, value = memory if memory is not None else self.keys_values(y)
-        attended = F.scaled_dot_product_attention(self._split(self.query(y)), key, value)
+        attended = functional.scaled_dot_product_attention(self._split(self.query(y)), key, value)
         x = x + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
-        return x + self.dropout(self.down(self.dropout(F.gelu(self.up(_norm(x)), approximate="tanh"))))
+        return x + self.dropout(self.down(self.dropout(functional.gelu(self.up(_norm(x)), approximate="tanh"))))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -106,7 +106,7 @@ class FlowHead(nn.Module):
 
     def modulate(self, tau: Float[Tensor, " K"]) -> Modulation:
         bucket = (tau * self.config.num_buckets).long().clamp(max=self.config.num_buckets - 1)
-        time = F.silu(self.time(time_code(bucket).to(self.positions.dtype)))
+        time = functional.silu(self.time(time_code(bucket).to(self.positions.dtype)))
         sinus = action_code(bucket, self.config.width).to(self.positions.dtype)
         return Modulation(tuple(b.modulation(time) for b in self.blocks), self.modulation_out(time), sinus)
 
@@ -143,8 +143,8 @@ class FlowHead(nn.Module):
             mask = mask[..., None]
         h_cond, state, actions, mask = (x.repeat_interleave(num_noise, 0) for x in (h_cond, state, actions, mask))
         noise = torch.randn(actions.shape, generator=generator).to(actions)
-        tau = torch.rand(len(actions), generator=generator).to(actions)
-        t = tau[:, None, None]
+        tau = torch.rand(len(actions), generator=generator).to(actions.device)  # stays float32: it picks a bucket
+        t = tau.to(actions)[:, None, None]
         noisy = (1 - t) * noise + t * actions
         error = self.velocity(noisy, self.condition(h_cond, state), self.modulate(tau)) - (actions - noise)
         weight = mask.to(error).expand_as(error)
@@ -204,4 +204,4 @@ def action_code(bucket: Int[Tensor, " K"], width: int) -> Float[Tensor, "K D"]:
 
 
 def _norm(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=1e-5)
+    return functional.layer_norm(x, x.shape[-1:], eps=1e-5)

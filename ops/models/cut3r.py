@@ -7,9 +7,10 @@ Images are (B, 3, h, w) in [-1, 1], h and w multiples of the patch. VIPA-VLA use
 The public weights are CC BY-NC-SA 4.0 and are brought by the user.
 """
 
-import argparse
 import logging
 import math
+import pickle
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,30 +181,29 @@ def state_positions(size: int, device: torch.device) -> Tensor:
 
 
 def load(path: Path, config: Cut3rConfig) -> Cut3r:
-    """Read a public checkpoint ({"args", "model"}) strictly.
+    """Read a public checkpoint ({"args", "model"}) strictly; nothing stored in it is executed.
 
-    Raises ValueError naming missing or misshapen weights. Keys the model does not know are logged and left out.
+    Raises ValueError naming missing or misshapen weights, or a number of heads that contradicts the checkpoint's own
+    description. Weights the model does not know are logged and left out.
     """
+    content = _read(path)
+    _check_heads(content, config, path)
     with torch.device("meta"):
         model = Cut3r(config)
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    _check_heads(weights, config)
-    state, extra = public_state_dict(weights["model"] if "model" in weights else weights, model)
+    state, extra = public_state_dict(content.get("model", content), model)
     if extra:
         log.warning("%s: %d weights are not CUT3R's and were left out: %s", path.name, len(extra), ", ".join(extra[:8]))
     known = {name: tensor.shape for name, tensor in model.state_dict().items()}
     wrong = [name for name, shape in known.items() if name not in state or state[name].shape != shape]
     if wrong:
-        raise ValueError(
-            f"{path}: {len(wrong)} weights are missing or have another shape, first {wrong[:4]}: wrong Cut3rConfig?"
-        )
+        advice = "is this cut3r_512_dpt_4_64.pth, and the configuration its own?"
+        raise ValueError(f"{path}: {len(wrong)} weights are missing or have another shape, first {wrong[:4]}: {advice}")
     model.load_state_dict(state, strict=True, assign=True)
     return model
 
 
 def public_state_dict(weights: dict[str, Tensor], model: Cut3r) -> tuple[dict[str, Tensor], list[str]]:
-    """Strip `module.`, drop the 12 alias keys (`scratch.layer1_rn` is `scratch.layer_rn.0`), split off unknown keys."""
+    """Strip `module.`, drop the 12 aliases (`scratch.layer1_rn` is `scratch.layer_rn.0`), split off unknown keys."""
     clean = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     clean = {name: tensor for name, tensor in clean.items() if not _is_alias(name)}
     known = model.state_dict().keys()
@@ -214,18 +214,53 @@ def _is_alias(name: str) -> bool:
     return any(f".scratch.layer{level}_rn." in name for level in (1, 2, 3, 4))
 
 
-def _check_heads(weights: dict, config: Cut3rConfig) -> None:
-    """A wrong number of heads cannot be seen in the weights; the checkpoint's constructor string may tell it."""
-    text = str(getattr(weights.get("args"), "model", "")).replace(" ", "")
-    for name, ours in (
-        ("state_dec_num_heads", config.state_heads),
-        ("dec_num_heads", config.heads),
-        ("enc_num_heads", config.encoder_heads),
-    ):
-        given = [
-            part.split("=")[1]
-            for part in text.replace("(", ",").replace(")", ",").split(",")
-            if part.startswith(f"{name}=")
-        ]
-        if given and int(given[0]) != ours:
-            raise ValueError(f"the checkpoint has {name}={given[0]}, the configuration {ours}: correct Cut3rConfig")
+class _Inert:
+    """Takes the place of every class a checkpoint's `args` name (argparse, omegaconf, ...), so that none is run."""
+
+    def __init__(self, *args: object) -> None:
+        self.items = list(args)
+
+    def __setitem__(self, key: object, value: object) -> None:
+        self.items += [key, value]
+
+    def append(self, value: object) -> None:
+        self.items.append(value)
+
+
+def _read(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"no CUT3R checkpoint at {path}")
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(_Inert, name) for name in names]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is not a torch checkpoint, or a damaged one: {str(error)[:200]}") from error
+
+
+def _check_heads(content: dict, config: Cut3rConfig, path: Path) -> None:
+    """A wrong number of heads does not show in the weights; the constructor string kept in `args` may tell it."""
+    text = " ".join(_strings(content.get("args")))
+    ours = {
+        "state_dec_num_heads": config.state_heads,
+        "dec_num_heads": config.heads,
+        "enc_num_heads": config.encoder_heads,
+    }
+    for name, value in ours.items():
+        given = re.search(rf"\b{name}\s*=\s*(\d+)", text)
+        if given and int(given[1]) != value:
+            raise ValueError(f"{path} has {name}={given[1]}, the configuration {value}: correct Cut3rConfig")
+
+
+def _strings(value: object) -> list[str]:
+    """Every string inside unpickled `args`, which may refer to itself."""
+    found, seen, todo = [], set(), [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, str):
+            found.append(item)
+        elif id(item) not in seen and not isinstance(item, Tensor):
+            seen.add(id(item))
+            inside = item.values() if isinstance(item, dict) else item if isinstance(item, list | tuple) else ()
+            todo += [*inside, *getattr(item, "__dict__", {}).values()]
+    return found

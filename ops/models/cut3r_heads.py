@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from ops.models.cut3r_layers import Mlp, ModulatedBlock, Rope
 
@@ -45,7 +45,7 @@ class ResidualUnit(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return x + self.conv2(functional.relu(self.conv1(functional.relu(x))))
 
 
 class RefineNet(nn.Module):
@@ -61,7 +61,7 @@ class RefineNet(nn.Module):
         if finer is not None:
             x = x + self.resConfUnit1(finer)
         x = self.resConfUnit2(x)
-        return self.out_conv(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))
+        return self.out_conv(functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))
 
 
 class Pyramid(nn.Module):
@@ -154,7 +154,7 @@ def points_and_confidence(raw: Float[Tensor, "B 4 h w"]) -> tuple[Float[Tensor, 
 
 
 def camera_pose(raw: Float[Tensor, "B 7"]) -> Float[Tensor, "B 7"]:
-    quaternion = F.normalize(raw[:, 3:], dim=-1)
+    quaternion = functional.normalize(raw[:, 3:], dim=-1)
     sign = torch.where(quaternion[:, :1] < 0, -1.0, 1.0)
     return torch.cat((_expand(raw[:, :3]), quaternion * sign), dim=-1)
 

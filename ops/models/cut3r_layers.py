@@ -8,7 +8,7 @@ every LayerNorm has epsilon 1e-6 and every linear layer a bias. Attribute names 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 EPS = 1e-6
 ROPE_BASE = 100.0
@@ -57,7 +57,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: Rope | None) -> Tensor:
         q, k, v = (_split(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
-        out = F.scaled_dot_product_attention(rotate(q, rope), rotate(k, rope), v)
+        out = functional.scaled_dot_product_attention(rotate(q, rope), rotate(k, rope), v)
         return self.proj(out.transpose(1, 2).flatten(2))
 
 
@@ -74,7 +74,7 @@ class CrossAttention(nn.Module):
         q, k, v = (
             _split(f(t), self.num_heads) for f, t in ((self.projq, x), (self.projk, memory), (self.projv, memory))
         )
-        out = F.scaled_dot_product_attention(rotate(q, rope), rotate(k, rope_memory), v)
+        out = functional.scaled_dot_product_attention(rotate(q, rope), rotate(k, rope_memory), v)
         return self.proj(out.transpose(1, 2).flatten(2))
 
 
@@ -85,7 +85,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, out or width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(functional.gelu(self.fc1(x)))
 
 
 class EncoderBlock(nn.Module):

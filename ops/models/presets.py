@@ -5,7 +5,7 @@ from ops.models.cut3r import Cut3rConfig
 from ops.models.cut3r_heads import DptConfig
 from ops.models.fusion import FusionConfig
 from ops.models.tokenizer import TokenizerConfig
-from ops.models.vipa import TextConfig, VipaConfig, VisionConfig
+from ops.models.vipa import STAGES, TextConfig, VipaConfig, VipaVLA, VisionConfig, skeleton
 
 
 def paper() -> VipaConfig:
@@ -24,7 +24,7 @@ def tiny() -> VipaConfig:
     """Every part of `paper`, small; a frame's features depend on that frame alone, so that they can be kept."""
     return VipaConfig(
         vision=VisionConfig(image_size=168, patch=14, width=128, num_layers=4, num_heads=4, mlp_width=384, layer_scale=1.0),
-        text=TextConfig(width=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, mlp_width=384, tied=True),
+        text=TextConfig(width=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, mlp_width=256, tied=True),
         spatial=Cut3rConfig(
             encoder_width=96, encoder_depth=3, encoder_heads=4, ray_depth=1, ray_heads=4, width=96, depth=2, heads=4,
             state_heads=6, state_size=16, memory_size=16, dpt=DptConfig((16, 24, 32, 48), 32, 32),
@@ -46,3 +46,47 @@ def by_name(name: str) -> VipaConfig:
     if name not in PRESETS:
         raise ValueError(f"model.preset {name!r}: there are {', '.join(PRESETS)}")
     return PRESETS[name]()
+
+
+PARTS = {
+    "vision encoder": "vlm.model.vision_tower",
+    "projector": "vlm.model.multi_modal_projector",
+    "token embeddings": "vlm.model.language_model.embed_tokens",
+    "language model": "vlm.model.language_model",
+    "output head": "vlm.lm_head",
+    "spatial encoder": "spatial_encoder",
+    "fusion": "fusion",
+    "action queries": "action_queries",
+    "action head": "head",
+}
+"""Part -> prefix of its parameters. A parameter belongs to the first part that fits."""
+
+
+def describe(preset: str) -> list[dict[str, object]]:
+    """Parts of an architecture: `part`, `parameters`, `trained_in`; built without weights. The last row is the sum.
+
+    Tied output heads count once, with the embeddings. Raises ValueError for an unknown preset.
+    """
+    model = skeleton(by_name(preset))
+    trained = {stage: set(model.trainable_names(stage)) for stage in STAGES if stage != "base"}
+    rows = []
+    for part, names in _names_by_part(model).items():
+        sizes = sum(model.get_parameter(name).numel() for name in names)
+        stages = [stage for stage, inside in trained.items() if names and set(names) <= inside]
+        rows.append({"part": part, "parameters": sizes, "trained_in": ", ".join(stages)})
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert total == sum(int(row["parameters"]) for row in rows), "every parameter belongs to one part"
+    return [*rows, {"part": "all", "parameters": total, "trained_in": ""}]
+
+
+def count_parameters(preset: str) -> dict[str, int]:
+    """Part -> number of parameters."""
+    return {str(row["part"]): int(row["parameters"]) for row in describe(preset)}
+
+
+def _names_by_part(model: VipaVLA) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {part: [] for part in PARTS}
+    for name, _ in model.named_parameters():
+        part = next(part for part, prefix in PARTS.items() if name == prefix or name.startswith(prefix + "."))
+        names[part].append(name)
+    return names

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from ops.models.tokenizer import VipaTokenizer
 
@@ -28,7 +28,7 @@ def semantic_pixels(images: UInt8[Tensor, "*batch h w 3"], size: int) -> Float[T
     lead = images.shape[:-3]
     x = images.reshape(-1, *images.shape[-3:]).permute(0, 3, 1, 2)
     if x.shape[-2:] != (size, size):
-        x = F.interpolate(x.float(), (size, size), mode="bicubic", antialias=True).round().clamp(0, 255)
+        x = functional.interpolate(x.float(), (size, size), mode="bicubic", antialias=True).round().clamp(0, 255)
     mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
     return ((x / 255 - mean) / std).reshape(*lead, 3, size, size)
 
@@ -39,7 +39,7 @@ def spatial_pixels(semantic: Float[Tensor, "N 3 a a"], size: int) -> Float[Tenso
     x = 2 * (semantic * std + mean) - 1
     if x.shape[-1] == size:
         return x
-    return F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return functional.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 @dataclass(frozen=True)

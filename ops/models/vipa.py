@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from transformers import (
     InternVLConfig,
     InternVLForConditionalGeneration,
@@ -155,7 +155,7 @@ class VipaVLA(nn.Module):
     def spatial_features(
         self, pixels: Float[Tensor, "B F 3 a a"], *, state_per_frame: bool
     ) -> Float[Tensor, "B F S Ds"]:
-        x = spatial_pixels(pixels.flatten(0, 1), self.config.spatial_size).to(self.action_queries.dtype)
+        x = spatial_pixels(pixels.flatten(0, 1), self.config.spatial_size).to(self.spatial_encoder.pose_token.dtype)
         x = x.unflatten(0, pixels.shape[:2])
         if state_per_frame:
             return (
@@ -247,7 +247,7 @@ class VipaVLA(nn.Module):
         targets = labels[:, 1:]
         asked = targets != IGNORE
         logits = self.vlm.lm_head(states[asked])
-        return F.cross_entropy(logits.float(), targets[asked]), int(asked.sum())
+        return functional.cross_entropy(logits.float(), targets[asked]), int(asked.sum())
 
     @torch.no_grad()
     def generate(
@@ -310,6 +310,13 @@ class VipaVLA(nn.Module):
             )
         model.vlm.tie_weights()
         return model
+
+    @classmethod
+    def from_public_weights(cls, internvl_dir: Path, cut3r_path: Path, seed: int = 42) -> "VipaVLA":
+        """The paper's starting point; see ops.models.public_weights."""
+        from ops.models import public_weights  # it needs this class
+
+        return public_weights.load(internvl_dir, cut3r_path, seed=seed)
 
     def _is_tied(self, name: str) -> bool:
         return self.config.text.tied and name == "vlm.lm_head.weight"
