@@ -1,0 +1,178 @@
+"""Rows, frames and features belong together; labels stand on answers only; kept features are those computed afresh."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ops.models import vipa
+from ops.models.processor import IGNORE
+from ops.models.tokenizer import TokenizerConfig, load
+from ops.rejects import Reason
+from ops.training import base_data, data
+from ops.training.features import FeatureStore, Window, encoder_version
+from tests.ops import small_models
+from tests.ops.training_world import CAMERA, NUM_FRAMES, clips_table, make_scene, visual_rows
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from ops.bootstrap import weights_dir
+
+    folder = weights_dir(Path()) / "tokenizer"
+    if not folder.is_dir():
+        pytest.skip("no tokenizer: run `hand3d bootstrap --only weights`")
+    return load(folder, small_models.VIPA.tokenizer.num_merges)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    return [make_scene(folder, f"s{i}", seed=i) for i in range(3)]
+
+
+def model(per_frame: bool):
+    return vipa.build(replace(small_models.VIPA, state_per_frame=per_frame), seed=0)
+
+
+@pytest.mark.parametrize("per_frame", [True, False])
+def test_kept_features_are_the_computed_ones(tmp_path, scenes, per_frame):
+    made = model(per_frame)
+    store = FeatureStore(made, tmp_path, clips_table(scenes))
+    windows = [Window(scenes[0].clip.clip_id, (2, 3, 5)), Window(scenes[1].clip.clip_id, (0, 3, 9))]
+    assert not store.fill(windows, [s.clip for s in scenes])
+    found = store.features(windows)
+    for row, (scene, window) in enumerate(zip(scenes, windows, strict=False)):
+        images = torch.stack([torch.from_numpy(f.rgb) for f in scene.clip.frames(window.frames)])[None]
+        expected = made.encode_frames(images)
+        torch.testing.assert_close(found.semantic[row], expected.semantic[0], atol=2e-2, rtol=2e-3)
+        torch.testing.assert_close(found.spatial[row], expected.spatial[0], atol=2e-2, rtol=2e-3)
+
+
+def test_frames_are_encoded_once_and_the_file_grows(tmp_path, scenes, monkeypatch):
+    made, clips = model(True), [s.clip for s in scenes]
+    encoded = []
+    monkeypatch.setattr(
+        made, "encode_frames", lambda images, real=made.encode_frames: encoded.append(len(images)) or real(images)
+    )
+    name = clips[0].clip_id
+    FeatureStore(made, tmp_path, clips_table(scenes)).fill([Window(name, (1, 2)), Window(name, (2, 3))], clips)
+    assert sum(encoded) == 3
+    again = FeatureStore(made, tmp_path, clips_table(scenes))
+    before = again.features([Window(name, (2, 3))])
+    again.fill([Window(name, (2, 3)), Window(name, (0, 7))], clips)
+    assert sum(encoded) == 5
+    after = again.features([Window(name, (2, 3))])
+    assert torch.equal(before.semantic, after.semantic)
+    assert torch.equal(before.spatial, after.spatial)
+
+
+def test_other_weights_and_other_bytes_have_other_features(tmp_path, scenes):
+    made = model(True)
+    version = encoder_version(made)
+    with torch.no_grad():
+        made.vlm.model.language_model.norm.weight += 1  # not an encoder
+    assert encoder_version(made) == version
+    with torch.no_grad():
+        made.spatial_encoder.pose_token += 1
+    assert encoder_version(made) != version
+    window = Window(scenes[0].clip.clip_id, (1,))
+    table = clips_table(scenes)
+    store = FeatureStore(made, tmp_path, table)
+    store.fill([window], [scenes[0].clip])
+    assert window in store
+    changed = FeatureStore(made, tmp_path, table.with_columns(sha256=table["sha256"].str.reverse()))
+    assert window not in changed
+
+
+def test_clip_that_cannot_be_read_is_a_reject_and_the_rest_goes_on(tmp_path, scenes):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(scenes[0].clip.video.read_bytes()[:300])
+    clips = [replace(scenes[0].clip, video=broken), scenes[1].clip]
+    store = FeatureStore(model(True), tmp_path, clips_table(scenes))
+    windows = [Window(clip.clip_id, (1,)) for clip in clips]
+    rejects = store.fill(windows, clips)
+    assert [(r.item, r.reason) for r in rejects] == [(clips[0].clip_id, Reason.CORRUPT_VIDEO)]
+    assert [window in store for window in windows] == [False, True]
+
+
+def test_labels_are_the_answer_and_nothing_else(tmp_path, scenes, tokenizer):
+    made = model(True)
+    rows = visual_rows(scenes[:1]).head(12)
+    examples = data.visual_examples(rows, tokenizer, made.config.tokens_per_frame)
+    store = FeatureStore(made, tmp_path, clips_table(scenes))
+    store.fill([e.window for e in examples], [s.clip for s in scenes])
+    groups = data.training_groups(examples, store, tokenizer.layout.pad)
+    order = [place for places in data.grouped(examples) for place in places]
+    said, asked, frames = [], [], []
+    for group in groups:
+        for ids, labels, mask in zip(
+            group.tokens.input_ids, group.tokens.labels, group.tokens.attention_mask, strict=True
+        ):
+            said.append(tokenizer.decode(labels[labels != IGNORE].tolist()))
+            asked.append(tokenizer.decode(ids[(labels == IGNORE) & (mask == 1)].tolist()))
+            frames.append(int((ids == tokenizer.layout.image).sum()) // made.config.tokens_per_frame)
+    assert said == [rows["answer"][place] for place in order]
+    assert all(rows["question"][place] in text for place, text in zip(order, asked, strict=True))
+    assert frames == [len(rows["frames"][place]) for place in order]
+
+
+def test_loss_of_groups_is_the_mean_over_all_labels(tmp_path, scenes, tokenizer):
+    """Naive twin: one row at a time."""
+    made = model(True)
+    examples = data.visual_examples(visual_rows(scenes).head(9), tokenizer, made.config.tokens_per_frame)
+    store = FeatureStore(made, tmp_path, clips_table(scenes))
+    store.fill([e.window for e in examples], [s.clip for s in scenes])
+    objective = data.AnswerObjective(made)
+    with torch.no_grad():
+        loss, count = objective(data.training_groups(examples, store, tokenizer.layout.pad))
+        single = [objective(data.training_groups([e], store, tokenizer.layout.pad)) for e in examples]
+    assert count == sum(n for _, n in single) == sum(len(e.answer) for e in examples)
+    assert float(loss) == pytest.approx(sum(float(part) * n for part, n in single) / count, rel=1e-4)
+
+
+def test_points_of_the_squashed_frame_are_where_the_balls_are(scenes):
+    """Independent route: each ball's centre, known in metres, projected by hand."""
+    for scene in scenes:
+        frames = base_data.labelled_frames(scene.clip, 56, 32, every_s=0.2)
+        assert [f.frame for f in frames] == list(range(NUM_FRAMES))
+        for thing in ("red ball", "blue ball"):
+            centre = scene.centres[thing][0]
+            u = (CAMERA.fx * centre[0] / centre[2] + CAMERA.cx) / CAMERA.width
+            v = (CAMERA.fy * centre[1] / centre[2] + CAMERA.cy) / CAMERA.height
+            nearer = [
+                other for name, c in scene.centres.items() if name != thing for other in [c[0]] if other[2] < centre[2]
+            ]
+            covered = any(np.hypot(*(CAMERA.project(o) - CAMERA.project(centre))) < 12 for o in nearer)
+            if not (0.05 < u < 0.95 and 0.05 < v < 0.95) or covered:
+                continue
+            point = frames[0].points_cam[int(v * 32), int(u * 32)]
+            assert np.abs(point - centre).max() < 0.05
+            assert frames[0].places[thing] == pytest.approx((u, v), abs=1e-6)
+
+
+def test_depth_equals_the_clips_own(scenes):
+    maps = base_data.depth_maps(scenes[0].clip)
+    for frame in (0, 4):
+        np.testing.assert_array_equal(maps[frame], scenes[0].clip.depth_m(frame))
+
+
+def test_shuffled_answers_tell_nothing_of_their_row(scenes):
+    rows = visual_rows(scenes)
+    pairs = base_data.shuffled_answers(rows, seed=0)
+    assert sorted(a for _, a in pairs) == sorted(rows["answer"])
+    assert sorted(q for q, _ in pairs) == sorted(rows["question"])
+    kept = np.mean([a == b for (_, a), b in zip(pairs, rows["answer"], strict=True)])
+    assert kept < 0.15
+
+
+def test_conversation_labels_are_its_answers(scenes, tokenizer):
+    frame = base_data.labelled_frames(scenes[0].clip, 56, 32, 0.2)[0]
+    turns = base_data.conversation(frame, [("How far?", "It is up, 0.10 m.")], np.random.default_rng(0))
+    ids, labels = base_data.conversation_ids(turns, tokenizer, 4)
+    assert tokenizer.decode([i for i in labels if i != IGNORE]) == "".join(answer for _, answer in turns)
+    assert all(label in (IGNORE, i) for i, label in zip(ids, labels, strict=True))
+    assert ids.count(tokenizer.layout.image) == 4
+    assert TokenizerConfig(num_merges=0) == small_models.VIPA.tokenizer
