@@ -12,7 +12,7 @@ import polars as pl
 from jaxtyping import Float, Int8
 
 from ops.hand3d import directions
-from ops.hand3d.stable import choose
+from ops.hand3d.stable import stable_hash
 
 # Fields of a template: {hand} "left hand", {object} "red cube" or "right hand", {where} "right and down",
 # {metres} "0.23", {task} an instruction, {degrees} "12", {turn} "turning right", {touch} "yes" or "no".
@@ -115,8 +115,10 @@ def visual_texts(rows: pl.DataFrame, seed: int, gamma: float) -> tuple[pl.Series
 
 
 def _both(part: pl.DataFrame, kind: str, fields: pl.DataFrame, seed: int) -> pl.DataFrame:
-    question = fill(QUESTIONS[kind], choose(part["row_id"], len(QUESTIONS[kind]), seed, "question"), fields)
-    answer = fill(ANSWERS[kind], choose(part["row_id"], len(ANSWERS[kind]), seed, "answer"), fields)
+    drawn = stable_hash(part["row_id"], seed, "templates")
+    low, high = drawn & np.uint64(0xFFFFFFFF), drawn >> np.uint64(32)  # two unrelated choices from one hash
+    question = fill(QUESTIONS[kind], low % np.uint64(len(QUESTIONS[kind])), fields)
+    answer = fill(ANSWERS[kind], high % np.uint64(len(ANSWERS[kind])), fields)
     return pl.DataFrame({"_row": part["_row"], "question": question, "answer": answer})
 
 

@@ -14,7 +14,7 @@ HIGH_M = (0.5, 0.5, 1.0)
 BIN_M = 1.0 / NUM_BINS  # every axis spans one metre
 MAX_ERROR_M = BIN_M / 2  # of a coordinate in range, decoded to its bin's centre
 
-_BLOCK_POINTS = 2048  # keeps the float64 working copy in the second-level cache
+_BLOCK_POINTS = 16384  # keeps the float64 working copy in the second-level cache
 _LOW_TILED_M = np.tile(np.array(LOW_M), _BLOCK_POINTS)
 
 
@@ -30,23 +30,24 @@ def encode(points_m: Float[np.ndarray, "*batch 3"]) -> tuple[UInt16[np.ndarray, 
     flat = np.ascontiguousarray(points).reshape(-1)
     tokens = np.empty(flat.size, np.uint16)
     num_clipped = 0
+    work = np.empty(min(flat.size, 3 * _BLOCK_POINTS))  # one for all blocks: it stays in the cache
     for start in range(0, flat.size, 3 * _BLOCK_POINTS):
         block = slice(start, min(start + 3 * _BLOCK_POINTS, flat.size))
-        num_clipped += _encode_block(flat[block], tokens[block])
+        num_clipped += _encode_block(flat[block], tokens[block], work[: block.stop - start])
     return tokens.reshape(points.shape), num_clipped
 
 
-def _encode_block(flat_m: np.ndarray, out: np.ndarray) -> int:
-    scaled = np.subtract(flat_m, _LOW_TILED_M[: flat_m.size], dtype=np.float64)
+def _encode_block(flat_m: np.ndarray, out: np.ndarray, scaled: np.ndarray) -> int:
+    np.subtract(flat_m, _LOW_TILED_M[: flat_m.size], out=scaled)
     scaled *= NUM_BINS
     low, high = scaled.min(), scaled.max()
     if np.isnan(low):
         raise ValueError("a waypoint has a coordinate that is not a number: leave such waypoints out before encoding")
     num_clipped = 0
-    if low < 0 or high > NUM_BINS:
+    if low < 0 or high >= NUM_BINS:
         outside = (scaled < 0) | (scaled > NUM_BINS)
         num_clipped = int(outside.reshape(-1, 3).any(axis=1).sum())
-    np.clip(scaled, 0, NUM_BINS - 1, out=scaled)
+        np.clip(scaled, 0, NUM_BINS - 1, out=scaled)
     out[:] = scaled  # truncation is floor here: nothing is negative any more
     return num_clipped
 
