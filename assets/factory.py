@@ -1,0 +1,178 @@
+"""From a row of ops/stages.py and a text for the catalogue to an asset with metadata, data version and checks."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from assets.handles import StageRunner
+from assets.partitions import by_shard
+from ops import checks
+from ops.artefacts import Artefact
+from ops.code_version import code_version
+from ops.config import Config
+from ops.dvc_file import parameters
+from ops.stages import BY_NAME, Stage
+
+ONLY_STALE = "hand3d/only_stale"
+"""Run tag: a step whose artefact is up to date records it instead of making it again."""
+MAX_PICTURE_BYTES = 300_000
+MAX_PICTURES = 6
+OWNERS = ["team:hand3d"]
+VIDEO_FOLDERS = "video_folders"
+
+
+@dataclass(frozen=True)
+class Described:
+    """An asset's place in the catalogue. name: its stage. text: written for a robot-learning reader."""
+
+    name: str
+    kinds: tuple[str, ...]
+    text: str
+
+
+def build(described: Described, group: str, config: Config, root: Path) -> dg.AssetsDefinition:
+    """The asset of one stage. Its body asks the runner; nothing else happens here."""
+    stage = BY_NAME[described.name]
+
+    @dg.asset(
+        name=stage.name,
+        description=described.text,
+        group_name=group,
+        kinds=set(described.kinds),
+        owners=OWNERS,
+        tags={"gpu": "wanted"} if stage.gpu else None,
+        deps=[*stage.reads, *([VIDEO_FOLDERS] if stage.partitioned and not stage.reads else [])],
+        partitions_def=by_shard(config) if stage.partitioned else None,
+        code_version=version_of_code(stage, config),
+        check_specs=[
+            dg.AssetCheckSpec(check.name, asset=stage.name, description=check.text, blocking=check.blocking)
+            for check in checks.checks_of(stage.name)
+        ],
+        automation_condition=automation(),
+        metadata={"dagster/uri": str(root / "data" / stage.name), "section": ", ".join(stage.params)},
+        pool="gpu" if stage.gpu else None,
+    )
+    def asset(context: dg.AssetExecutionContext, runner: dg.ResourceParam[StageRunner]) -> dg.MaterializeResult:
+        shard = context.partition_key if stage.partitioned else ""
+        return materialised(_made(context, runner, stage, shard))
+
+    return asset
+
+
+def _made(context: dg.AssetExecutionContext, runner: StageRunner, stage: Stage, shard: str) -> Artefact:
+    from ops import data_version
+
+    data_version.prepare(runner.folder)
+    if context.run.tags.get(ONLY_STALE) == "true":
+        address = data_version.address(stage.name, shard)
+        if address not in data_version.stale(runner.folder, [address]):
+            return runner.load(stage.name, shard)
+    return runner.run(stage.name, shard)
+
+
+def materialised(artefact: Artefact) -> dg.MaterializeResult:
+    """Everything the catalogue shows, with DVC's content hash as data version."""
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(artefact.version),
+        metadata=metadata(artefact),
+        check_results=[
+            dg.AssetCheckResult(
+                check_name=finding.name,
+                passed=finding.passed,
+                severity=dg.AssetCheckSeverity.ERROR if finding.blocking else dg.AssetCheckSeverity.WARN,
+                description=finding.detail,
+            )
+            for finding in artefact.findings
+        ],
+    )
+
+
+def metadata(artefact: Artefact) -> dict[str, dg.MetadataValue]:
+    """Row counts, rejects, schema, metrics, notes, small tables and pictures of a report."""
+    report = artefact.report
+    values: dict[str, dg.MetadataValue] = {
+        "folder": dg.MetadataValue.path(str(artefact.folder)),
+        "dvc_hash": dg.MetadataValue.text(artefact.version),
+        "seconds": dg.MetadataValue.float(round(artefact.seconds, 2)),
+    }
+    if report.rows:
+        values["dagster/row_count"] = dg.MetadataValue.int(next(iter(report.rows.values())))
+    values |= {f"rows/{name}": dg.MetadataValue.int(count) for name, count in report.rows.items()}
+    values |= {f"rejected/{reason}": dg.MetadataValue.int(count) for reason, count in report.rejects.items()}
+    values |= {f"metric/{name}": dg.MetadataValue.float(float(value)) for name, value in report.metrics.items()}
+    schema = column_schema(artefact.stage)
+    if schema:
+        values["dagster/column_schema"] = schema
+    if report.notes:
+        values["notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in report.notes))
+    values |= {f"table/{title}": dg.MetadataValue.md(markdown_table(rows)) for title, rows in report.tables.items()}
+    for title, path in list(report.pictures.items())[:MAX_PICTURES]:
+        values[f"picture/{title}"] = picture(artefact.folder / path, title)
+    return values
+
+
+def column_schema(name: str) -> dg.TableSchemaMetadataValue | None:
+    """Columns of the stage's first table, as ops/tables.py has them."""
+    from ops.tables import SCHEMAS
+
+    files = checks.TABLES.get(name)
+    if not files:
+        return None
+    columns = SCHEMAS[next(iter(files.values()))].columns
+    return dg.MetadataValue.table_schema(
+        dg.TableSchema(
+            [
+                dg.TableColumn(
+                    column,
+                    str(spec.dtype),
+                    constraints=dg.TableColumnConstraints(nullable=spec.nullable, unique=spec.unique),
+                )
+                for column, spec in columns.items()
+            ]
+        )
+    )
+
+
+def markdown_table(rows: Sequence[dict[str, object]]) -> str:
+    """Rows of one shape as a Markdown table; empty for none."""
+    if not rows:
+        return ""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")[:200]
+
+
+def picture(path: Path, title: str) -> dg.MarkdownMetadataValue:
+    """A PNG inside the metadata, so that the catalogue shows it wherever it runs; a large one is named only."""
+    if not path.is_file():
+        return dg.MetadataValue.md(f"{path.name} is missing")
+    data = path.read_bytes()
+    if len(data) > MAX_PICTURE_BYTES:
+        return dg.MetadataValue.md(f"{path} ({len(data) / 1e6:.1f} MB: too large to show here)")
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(data).decode()})")
+
+
+def version_of_code(stage: Stage, config: Config) -> str:
+    """Code and parameters: what makes an artefact stale beside its inputs."""
+    return f"{code_version(stage)[:16]}-{parameters(stage, config)[:16]}"
+
+
+def automation() -> dg.AutomationCondition:
+    """Ask for a run when an input's content or the code changed, never for a new timestamp on the same content."""
+    dependencies = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
+    # an observed source counts as missing for ever: it has observations, no materialisations
+    missing = dg.AutomationCondition.any_deps_missing().ignore(dg.AssetSelection.assets(VIDEO_FOLDERS))
+    due = dependencies | dg.AutomationCondition.code_version_changed() | dg.AutomationCondition.missing()
+    return due.since_last_handled() & ~missing & ~dg.AutomationCondition.in_progress()
+
+
+def build_group(described: Sequence[Described], group: str, config: Config, root: Path) -> list[dg.AssetsDefinition]:
+    """Assets of one module of this package."""
+    return [build(item, group, config, root) for item in described]

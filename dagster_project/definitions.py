@@ -1,0 +1,35 @@
+"""The one Definitions object: assets, checks, jobs, sensors and the resources of this deployment."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from assets import benchmarks, checkpoints, clips, geometry, hand3d
+from assets.factory import build_group
+from assets.partitions import workspace
+from dagster_project.jobs import jobs
+from dagster_project.resources import resources
+from dagster_project.sensors import sensors
+from ops import config
+
+GROUPS = (clips, geometry, hand3d, checkpoints, benchmarks)
+
+
+def build(root: Path) -> dg.Definitions:
+    """Definitions of a workspace. Raises ValueError for a params.yaml that does not hold."""
+    settings = config.load(root / "params.yaml")
+    assets = [clips.video_folders(settings, root)]
+    for module in GROUPS:
+        assets += build_group(module.ASSETS, module.GROUP, settings, root)
+    return dg.Definitions(
+        assets=assets,
+        jobs=jobs(),
+        sensors=sensors(settings, root),
+        resources=resources(root),
+        executor=dg.in_process_executor,
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return build(workspace())

@@ -1,0 +1,191 @@
+"""The console command `hand3d` (= `python -m ops`): every stage, and what is around them.
+
+Exit codes: 0 done; 1 it failed for a reason named on stderr that you can mend; 2 wrong usage; 3 a defect of ours, with
+its traceback. Start-up is fast: whatever is heavy is imported by the command that needs it.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ops.stages import BY_NAME, STAGES
+
+ABOUT = {
+    "raw_videos": "list and check a shard's videos",
+    "mano_fits": "hands of every frame as MANO, 21 joints in the camera frame",
+    "point_clouds": "a point map for each sampled frame",
+    "objects": "names, boxes and positions of objects",
+    "calibrated_point_clouds": "metric scale of each point map, from the hands in it",
+    "hand3d_visual": "question-answer rows: relations, completion, hand and camera movement",
+    "hand3d_action": "motion-token rows: instruction, prediction, translation",
+    "hand3d_test": "question-answer rows from videos in no training split",
+    "base_model": "vision-language model and 3-D encoder to start from",
+    "stage1_checkpoint": "stage 1: the fusion layer, on hand3d_visual",
+    "stage2_checkpoint": "stage 2: fusion and language model, on hand3d_action",
+    "robot_demonstrations": "scripted demonstrations in the simulator, as LeRobot v3",
+    "posttrained_policies": "stage 3: language model and action head, on demonstrations",
+    "benchmark_scores": "Hand3D-test, motion prediction, simulator success",
+    "champion": "register the policy and promote it by mlflow/promotion.yaml",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments and arguments[0] in BY_NAME:  # `hand3d mano_fits` is short for `hand3d run mano_fits`
+        arguments.insert(0, "run")
+    options = parser().parse_args(arguments)
+    try:
+        return options.command(options) or 0
+    except KeyboardInterrupt:
+        print("\ninterrupted; finished artefacts are intact, a re-run goes on from there", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if options.debug or not _users(error):
+            import traceback
+
+            traceback.print_exc()
+            return 1 if _users(error) else 3
+        print(f"hand3d: {_one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    stages = "\n".join(f"  {stage.name:24}{ABOUT[stage.name]}{' (a shard)' * stage.partitioned}" for stage in STAGES)
+    top = argparse.ArgumentParser(
+        prog="hand3d",
+        description="From hand video to a registered robot policy, stage by stage.",
+        epilog=f"stages, in order (`hand3d STAGE [--shard S]` is short for `hand3d run STAGE`):\n{stages}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    run = _command(commands, "run", _run, "make one artefact (of all shards where none is named)")
+    run.add_argument("stage", choices=list(BY_NAME), metavar="STAGE", help="see `hand3d --help`")
+    run.add_argument("--shard", default="", help="a key of shards in params.yaml")
+    bootstrap = _command(commands, "bootstrap", _bootstrap, "fetch weights and clips, build the hand model")
+    bootstrap.add_argument("--only", help='"weights", "clips", or one step')
+    _command(commands, "status", _status, "what is missing or out of date, and why")
+    models = _command(commands, "models", _models, "architectures with their parameter counts, built without weights")
+    models.add_argument("--preset", choices=["paper", "tiny"], default="paper", help="size (default: paper)")
+    _command(commands, "report", _report, "write report.html from what is made")
+    lineage = _command(commands, "lineage", _lineage, "what stands behind an artefact: content, videos, code, params")
+    lineage.add_argument("stage", nargs="?", default="champion", choices=list(BY_NAME), metavar="STAGE")
+    lineage.add_argument("--shard", default="", help="a key of shards in params.yaml")
+    _command(commands, "dvc-yaml", _dvc_yaml, "render dvc.yaml from ops/stages.py")
+    return top
+
+
+def _command(commands, name: str, function: Callable, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    root = Path(os.environ.get("HAND3D_ROOT", "."))
+    command.add_argument("--root", type=Path, default=root, help="workspace (default: HAND3D_ROOT, else here)")
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.set_defaults(command=function)
+    return command
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ops import artefacts, config, data_version
+    from ops.rejects import ClipError
+
+    root = options.root.resolve()
+    settings = config.load(root / "params.yaml")
+    if "DVC_STAGE" not in os.environ:
+        data_version.prepare(root)
+    shards = [options.shard]
+    if BY_NAME[options.stage].partitioned and not options.shard:
+        shards = list(settings.shards)
+    failed = 0
+    for shard in shards:
+        try:
+            failed += _say(artefacts.make(root, settings, options.stage, shard))
+        except (ValueError, OSError, ClipError) as error:  # one shard's failure does not take the others with it
+            if len(shards) == 1:
+                raise
+            print(f"hand3d: {data_version.address(options.stage, shard)}: {_one_line(error)}", file=sys.stderr)
+            failed += 1
+    return 1 if failed else 0
+
+
+def _say(made) -> int:
+    """Print what was made; 1 if a blocking check failed."""
+    from ops.data_version import address
+
+    counts = [f"{count:,} {name}" for name, count in made.report.rows.items()]
+    counts += [f"{count:,} rejected: {reason}" for reason, count in made.report.rejects.items()]
+    print(f"{address(made.stage, made.shard)}: {', '.join(counts) or 'done'} ({made.seconds:.1f} s) -> {made.folder}")
+    for finding in made.findings:
+        if not finding.passed:
+            kind = "blocking check" if finding.blocking else "check"
+            print(f"hand3d: {kind} {finding.name} failed: {finding.detail}", file=sys.stderr)
+    return 1 if made.blocked else 0
+
+
+def _bootstrap(options: argparse.Namespace) -> None:
+    from ops import bootstrap, config, data_version
+
+    root = options.root.resolve()
+    seconds = bootstrap.bootstrap(root, config.load(root / "params.yaml"), options.only)
+    data_version.prepare(root)
+    print(", ".join(f"{step} {spent:.1f} s" if spent else f"{step} stands" for step, spent in seconds.items()))
+
+
+def _status(options: argparse.Namespace) -> None:
+    from ops import config, data_version
+
+    root = options.root.resolve()
+    config.load(root / "params.yaml")
+    data_version.prepare(root)
+    stale = data_version.stale(root)
+    for address, why in stale.items():
+        print(f"{address}: {why}")
+    if not stale:
+        print("everything is up to date")
+
+
+def _models(options: argparse.Namespace) -> None:
+    from ops.models.presets import describe
+
+    for row in describe(options.preset):
+        print(f"{row['part']:<24}{row['parameters']:>16,}  {row['trained_in']}")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from ops.report import write
+
+    print(write(options.root.resolve()))
+
+
+def _lineage(options: argparse.Namespace) -> None:
+    from ops.data_version import address
+    from ops.lineage import champion_lineage
+
+    rows = champion_lineage(options.root.resolve(), address(options.stage, options.shard))
+    if not rows:
+        raise FileNotFoundError(f"dvc.lock records no {options.stage}: run `hand3d run {options.stage}` first")
+    print("\n\n".join("\n".join(f"{key:>12}: {value}" for key, value in row.items()) for row in rows))
+
+
+def _dvc_yaml(options: argparse.Namespace) -> None:
+    from ops import dvc_file
+
+    root = options.root.resolve()
+    print(f"{root / 'dvc.yaml'} {'written' if dvc_file.write(root) else 'is up to date'}")
+
+
+def _users(error: Exception) -> bool:
+    """Whether the message alone tells a user what to mend: wrong input, missing file, full disk, no network."""
+    from ops.rejects import ClipError
+
+    return isinstance(error, ValueError | OSError | ClipError)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,313 @@
+"""What must hold for an artefact before anything is made from it: contracts, statistics, second routes.
+
+Pure functions of what lies on disk, called by the console, by DVC's commands and as Dagster's asset checks alike. A
+failed blocking check stops everything downstream.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ops.config import Config, ShardConfig
+from ops.pipeline import output
+from ops.stages import BY_NAME, Stage
+from ops.store import Report
+
+SAMPLE = 200  # rows that a slow second route looks at
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artefact under test. shard: "" for unpartitioned stages. report: what its stage said."""
+
+    root: Path
+    config: Config
+    stage: Stage
+    shard: str
+    report: Report
+
+    @property
+    def folder(self) -> Path:
+        return output(self.root, self.stage.name, self.shard)
+
+    @property
+    def shard_config(self) -> ShardConfig:
+        return self.config.shards[self.shard]
+
+    def input(self, name: str) -> Path:
+        """Folder of an artefact this one was made from, as the stage itself saw it."""
+        return output(self.root, name, self.shard if BY_NAME[name].partitioned else "")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Outcome of one check. detail: what was found, with numbers, and where it failed what to do."""
+
+    name: str
+    passed: bool
+    detail: str
+    blocking: bool
+
+
+@dataclass(frozen=True)
+class Check:
+    """function(made) -> (passed, detail). text: the rule, for the catalogue."""
+
+    name: str
+    text: str
+    function: Callable[[Made], tuple[bool, str]]
+    blocking: bool = True
+
+
+# stage -> file -> schema in ops.tables
+TABLES: dict[str, dict[str, str]] = {
+    "raw_videos": {"clips": "clips"},
+    "mano_fits": {"mano_fits": "mano_fits"},
+    "point_clouds": {"point_clouds": "point_clouds"},
+    "objects": {"objects": "objects"},
+    "calibrated_point_clouds": {"calibrations": "calibrations", "object_positions": "object_positions"},
+    "hand3d_visual": {"visual_rows": "visual_rows", "held_out_rows": "visual_rows"},
+    "hand3d_action": {"action_rows": "action_rows"},
+    "hand3d_test": {"visual_rows": "visual_rows"},
+    "benchmark_scores": {"trials": "trials"},
+}
+
+
+def evaluate(made: Made) -> list[Finding]:
+    """All checks of an artefact. A check that cannot read its table fails with the reader's message."""
+    return [_evaluate(check, made) for check in checks_of(made.stage.name)]
+
+
+def checks_of(name: str) -> tuple[Check, ...]:
+    """The checks of a stage, in the order they are evaluated."""
+    return (METRICS_FINITE, *((SCHEMA, REASONS) if name in TABLES else ()), *SPECIAL.get(name, ()))
+
+
+def _evaluate(check: Check, made: Made) -> Finding:
+    from pandera.errors import SchemaError, SchemaErrors
+
+    try:
+        passed, detail = check.function(made)
+    except (SchemaError, SchemaErrors, OSError, ValueError, KeyError) as error:
+        passed, detail = False, f"{type(error).__name__}: {str(error)[:500]}"
+    return Finding(check.name, bool(passed), detail, check.blocking)
+
+
+def _read(made: Made, file: str):
+    from ops import tables
+
+    return tables.read(TABLES[made.stage.name][file], made.folder / f"{file}.parquet")
+
+
+def _follows_schema(made: Made) -> tuple[bool, str]:
+    counts = {file: len(_read(made, file)) for file in TABLES[made.stage.name]}
+    return True, ", ".join(f"{file}: {count} rows" for file, count in counts.items())
+
+
+def _has_rows_or_reasons(made: Made) -> tuple[bool, str]:
+    rows = sum(len(_read(made, file)) for file in TABLES[made.stage.name])
+    rejects = sum(made.report.rejects.values())
+    return rows + rejects > 0, f"{rows} rows, {rejects} rejects"
+
+
+def _metrics_finite(made: Made) -> tuple[bool, str]:
+    bad = [name for name, value in made.report.metrics.items() if not math.isfinite(value)]
+    return not bad, f"not finite: {', '.join(bad)}" if bad else f"{len(made.report.metrics)} metrics"
+
+
+def _readable_video(made: Made) -> tuple[bool, str]:
+    count = len(_read(made, "clips"))
+    return count > 0, f"{count} readable videos; rejects.parquet says why the others were left out"
+
+
+def _hand_sized(made: Made) -> tuple[bool, str]:
+    import numpy as np
+
+    joints = _joints_cam(made)
+    if not len(joints):
+        return True, "no hands"
+    length_m = np.linalg.norm(joints[:, 9] - joints[:, 0], axis=-1)  # wrist to middle knuckle
+    share = float(((length_m > 0.05) & (length_m < 0.14)).mean())
+    return share > 0.99, f"{share:.1%} of hands have a palm of 50 to 140 mm; median {np.median(length_m) * 1000:.0f} mm"
+
+
+def _in_front(made: Made) -> tuple[bool, str]:
+    import numpy as np
+
+    joints = _joints_cam(made)
+    if not len(joints):
+        return True, "no hands"
+    depth_m = joints[:, 0, 2]
+    share = float(((depth_m > 0.05) & (depth_m < 20)).mean())
+    return share > 0.99, f"{share:.1%} of wrists lie 0.05 to 20 m before the camera; median {np.median(depth_m):.2f} m"
+
+
+def _joints_cam(made: Made):
+    table = _read(made, "mano_fits")
+    return table["joints_cam"].to_numpy().reshape(-1, 21, 3)
+
+
+def _point_maps_readable(made: Made) -> tuple[bool, str]:
+    import numpy as np
+
+    from ops.perception.point_clouds import read_point_map
+
+    indices = _read(made, "point_clouds")["index"].to_list()
+    for index in {*indices[:1], *indices[-1:]}:
+        points, _ = read_point_map(made.folder, index)
+        depth = points[..., 2][np.isfinite(points[..., 2])]
+        if not len(depth) or depth.min() <= 0:
+            return False, f"point map {index} has {len(depth)} valid depths, the smallest {depth.min(initial=0):.3f}"
+    return True, f"{len(indices)} point maps; first and last read"
+
+
+def _spread_small(made: Made) -> tuple[bool, str]:
+    limit = made.config.calibrated_point_clouds.max_spread
+    spread = _read(made, "calibrations")["spread"]
+    if not len(spread):
+        return True, "no calibrated frames"
+    return spread.max() <= limit, f"largest spread {spread.max():.3f}, allowed {limit}; median {spread.median():.3f}"
+
+
+def _metric_scale(made: Made) -> tuple[bool, str]:
+    from ops import tables
+
+    maps = tables.read("point_clouds", made.input("point_clouds") / "point_clouds.parquet").filter(scale="metric")
+    scales = _read(made, "calibrations").join(maps.select("clip_id", "frame"), on=["clip_id", "frame"])["scale"]
+    if len(scales) < 5:
+        return True, f"{len(scales)} metric frames: too few to judge"
+    median = scales.median()
+    return 0.67 < median < 1.5, f"median scale {median:.3f} over {len(scales)} metric frames; 1 is a perfect hand model"
+
+
+def _second_route(made: Made) -> tuple[bool, str]:
+    import polars as pl
+
+    from ops import tables
+    from ops.hand3d import verify
+    from ops.sources.manifest import read_clips
+
+    rows = pl.concat([_read(made, "visual_rows"), _read(made, "held_out_rows")])
+    rows = rows.gather_every(max(1, len(rows) // SAMPLE)).head(SAMPLE)
+    used = set(rows["clip_id"])
+    clips = (clip for clip in read_clips(made.input("raw_videos"), made.root) if clip.clip_id in used)
+    fits = tables.read("mano_fits", made.input("mano_fits") / "mano_fits.parquet")
+    folder = made.input("calibrated_point_clouds")
+    positions = tables.read("object_positions", folder / "object_positions.parquet")
+    found = verify.disagreements(rows, verify.truth(clips, fits, positions), made.config.hand3d_visual.gamma)
+    return not found, "; ".join(found[:3]) if found else f"{len(rows)} rows recomputed, all agree"
+
+
+def _tokens_decode(made: Made) -> tuple[bool, str]:
+    import numpy as np
+
+    from ops.hand3d import motion_tokens
+
+    rows = _read(made, "action_rows").filter(num_clipped=0)
+    rows = rows.gather_every(max(1, len(rows) // SAMPLE)).head(SAMPLE)
+    worst = 0.0
+    for row in rows.iter_rows(named=True):
+        tokens = np.array([*row["context_tokens"], *row["target_tokens"]], np.uint16).reshape(-1, 3)
+        points = np.array(row["waypoints"]).reshape(-1, 3)
+        if len(tokens) != len(points):
+            return False, f"{row['row_id']}: {len(tokens)} token triples for {len(points)} waypoints"
+        worst = max(worst, float(np.abs(motion_tokens.decode(tokens) - points).max(initial=0)))
+    return (
+        worst <= 0.5 / 1024 + 1e-6,
+        f"largest error {worst * 1000:.3f} mm over {len(rows)} rows; half a bin is 0.488 mm",
+    )
+
+
+def _no_shared_video(made: Made) -> tuple[bool, str]:
+    from ops import tables
+    from ops.hand3d.heldout import shared_videos, with_bytes
+
+    clips = tables.read("clips", made.input("raw_videos").parent if made.shard else made.root / "data" / "raw_videos")
+    train = with_bytes(tables.read("visual_rows", made.root / "data" / "hand3d_visual"), clips)
+    test = with_bytes(_read(made, "visual_rows"), clips)
+    shared = shared_videos(train, test)
+    return (
+        not shared,
+        f"in train and test: {', '.join(shared[:5])}" if shared else f"{len(test)} test videos, none shared",
+    )
+
+
+def _some_rows(made: Made) -> tuple[bool, str]:
+    rows = {file: len(_read(made, file)) for file in TABLES[made.stage.name]}
+    return all(rows.values()), ", ".join(f"{file}: {count} rows" for file, count in rows.items())
+
+
+def _weights_finite(made: Made) -> tuple[bool, str]:
+    from safetensors import safe_open
+
+    paths = sorted(made.folder.rglob("*.safetensors"))
+    if not paths:
+        return False, "no *.safetensors in the checkpoint"
+    count = 0
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                tensor = file.get_tensor(name)
+                count += tensor.numel()
+                if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                    return False, f"{path.name}: {name} holds NaN or infinity"
+    return True, f"{count:,} numbers, all finite"
+
+
+def _has_demonstrations(made: Made) -> tuple[bool, str]:
+    files = sorted(made.folder.glob("lerobot/data/**/*.parquet"))
+    return bool(files), f"{len(files)} data files of a LeRobot v3 dataset; {sum(made.report.rejects.values())} rejects"
+
+
+def _trials_complete(made: Made) -> tuple[bool, str]:
+    from ops.evaluation.champion import BASELINES, POLICY
+
+    trials = _read(made, "trials")
+    counts = {name: len(trials.filter(policy=name)) for name in (POLICY, *BASELINES)}
+    return min(counts.values()) > 0 and len(set(counts.values())) == 1, f"trials: {counts}; all must have as many"
+
+
+def _gate(made: Made) -> tuple[bool, str]:
+    from ops.evaluation.champion import Decision
+
+    decision = Decision.load(made.folder)
+    return decision.promoted, "; ".join(decision.reasons)
+
+
+METRICS_FINITE = Check("metrics_finite", "No reported number is NaN or infinite.", _metrics_finite)
+SCHEMA = Check("schema", "Every table follows its schema in ops/tables.py.", _follows_schema)
+REASONS = Check("rows_or_reasons", "A table is empty only where rejects say why.", _has_rows_or_reasons)
+_FINITE = Check("weights_finite", "The checkpoint holds weights, and all are finite.", _weights_finite)
+_FILLED = Check("has_rows", "No table is empty.", _some_rows)
+
+SPECIAL: dict[str, tuple[Check, ...]] = {
+    "raw_videos": (Check("readable_video", "At least one video of the shard can be used.", _readable_video),),
+    "mano_fits": (
+        Check("hand_sized", "99% of hands have a palm of 50 to 140 mm.", _hand_sized),
+        Check("in_front_of_camera", "99% of wrists lie 0.05 to 20 m before the camera.", _in_front),
+    ),
+    "point_clouds": (Check("maps_readable", "Point maps open and have positive depths.", _point_maps_readable),),
+    "calibrated_point_clouds": (
+        Check("scale_spread", "The depth ratios of a frame agree (calibrated_point_clouds.max_spread).", _spread_small),
+        Check("metric_scale", "Where the map is metric already, the hand's scale is near 1.", _metric_scale),
+    ),
+    "hand3d_visual": (
+        Check("second_route", f"A plain second way gives the same numbers for {SAMPLE} rows.", _second_route),
+    ),
+    "hand3d_action": (
+        Check("tokens_decode", "Motion tokens decode to the waypoints within half a bin.", _tokens_decode),
+    ),
+    "hand3d_test": (
+        _FILLED,
+        Check("unseen", "No test video is in a training split, by name or bytes.", _no_shared_video),
+    ),
+    "base_model": (_FINITE,),
+    "stage1_checkpoint": (_FINITE,),
+    "stage2_checkpoint": (_FINITE,),
+    "posttrained_policies": (_FINITE,),
+    "robot_demonstrations": (Check("has_demonstrations", "At least one demonstration was kept.", _has_demonstrations),),
+    "benchmark_scores": (Check("trials_complete", "Policy and baselines ran equally many trials.", _trials_complete),),
+    # not blocking: a refused policy is a valid outcome, but it must not look like success
+    "champion": (Check("promotion_gate", "The policy met mlflow/promotion.yaml.", _gate, blocking=False),),
+}

@@ -1,0 +1,83 @@
+"""Which code makes an artefact: the files a stage imports, found without running anything, and their hash.
+
+The list goes into dvc.yaml as dependencies and into Dagster as the asset's code version, so that a change of labelling
+code makes stale exactly the stages that use it.
+"""
+
+import ast
+import hashlib
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from ops.stages import Stage
+
+PACKAGE = Path(__file__).parent
+# What wires, runs, records and counts stages does not decide what is in an artefact. Parameters, defaults included,
+# are tracked by value (ops/dvc_file.py), so ops.config is left out as well.
+PLUMBING = frozenset(
+    "ops." + name
+    for name in [
+        *("stages", "pipeline", "store", "config", "rejects", "tracking", "bootstrap", "code_version"),
+        *("data_version", "dvc_file", "artefacts", "checks", "lineage"),
+    ]
+)
+MODULE = re.compile(r"ops(\.\w+)+(:\w+)?")
+
+
+def code_files(stage: Stage) -> list[Path]:
+    """Source files of a stage: the entry module and every ops module it reaches, sorted.
+
+    Counts imports inside functions, and names of modules in strings ("ops.sources.folder"), which is how readers and
+    stages are looked up. Raises FileNotFoundError when the entry module does not exist.
+    """
+    entry = stage.entry.split(":")[0]
+    if _path(entry) is None:
+        raise FileNotFoundError(f"stage {stage.name}: there is no module {entry} (ops/stages.py names it)")
+    found, queue = {}, [entry]
+    while queue:
+        module = queue.pop()
+        path = _path(module)
+        if module in found or module in PLUMBING or path is None:
+            continue
+        found[module] = path
+        queue += _imports(path, path.stat().st_mtime_ns)
+    return sorted(found.values())
+
+
+def code_version(stage: Stage) -> str:
+    """sha256 over names and bytes of the stage's code files."""
+    digest = hashlib.sha256()
+    for path in code_files(stage):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def git_commit() -> str | None:
+    """Commit of the code that runs; None outside a checkout."""
+    command = ["git", "rev-parse", "HEAD"]
+    run = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True)
+    return run.stdout.strip() if run.returncode == 0 else None
+
+
+@cache
+def _path(module: str) -> Path | None:
+    """File of an ops module; None for packages (their __init__ is empty) and for attributes of modules."""
+    path = PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    return path if path.is_file() else None
+
+
+@cache
+def _imports(path: Path, changed_ns: int) -> list[str]:
+    """changed_ns: part of the cache key, so that a long-lived process sees edits."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE.fullmatch(node.value):
+            names.append(node.value.split(":")[0])
+    return [name for name in names if name.startswith("ops.")]

@@ -1,0 +1,160 @@
+"""Content versions of artefacts as DVC computes them, and dvc.lock kept in step with whoever made the artefact.
+
+After the console or Dagster has made an artefact, `commit` records it, so that `dvc status` is clean and `dvc repro`
+skips it; `stale` asks DVC what is not up to date, so that Dagster skips what `dvc repro` made. The repository's lock is
+held for the commit only (0.1 to 0.3 s), never while a stage computes.
+"""
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from ops import dvc_file
+from ops.store import write_file
+
+CONFIG = """[core]
+    analytics = false
+    check_update = false
+    autostage = false
+[cache]
+    # never symlink: a container that mounts the workspace does not see the cache
+    type = "reflink,hardlink,copy"
+"""
+IGNORE = """# left by killed runs, and what a running stage keeps for itself
+/data/.scratch
+/data/**/.*.partial
+/data/**/.*.old
+"""
+LOCK_WAIT_S = 120.0
+
+
+def address(name: str, shard: str = "") -> str:
+    """DVC's name of a stage: "mano_fits@pose2sim", "champion"."""
+    return f"{name}@{shard}" if shard else name
+
+
+def prepare(root: Path) -> None:
+    """Make a workspace a DVC repository, with or without git, whose dvc.yaml is up to date. Idempotent."""
+    if not (root / ".dvc" / "config").is_file():
+        write_file(root / ".dvc" / "config", CONFIG.encode())
+    if not (root / ".dvcignore").is_file():
+        write_file(root / ".dvcignore", IGNORE.encode())
+    local = root / ".dvc" / "config.local"
+    if not _has_git(root) and "no_scm" not in (local.read_text(encoding="utf-8") if local.is_file() else ""):
+        _add_no_scm(local)
+    weights = os.environ.get("HAND3D_WEIGHTS")
+    if weights and not (root / "data" / "weights").exists():
+        (root / "data").mkdir(exist_ok=True)
+        (root / "data" / "weights").symlink_to(Path(weights).absolute(), target_is_directory=True)
+    dvc_file.write(root)
+
+
+def content_hash(root: Path, name: str, shard: str = "") -> str:
+    """DVC's md5 of an artefact's folder as it lies on disk ("<md5>.dir"). Raises FileNotFoundError if not made."""
+    from dvc_data.hashfile.build import build
+
+    with _repo(root) as repo:
+        (stage,) = repo.stage.collect(address(name, shard))
+        (out,) = stage.outs
+        if not out.exists:
+            raise FileNotFoundError(f"{out.fs_path} is missing: run `hand3d run {name}` first")
+        _, _, built = build(out.cache, out.fs_path, out.fs, "md5", dry_run=True, ignore=out.dvcignore)
+        return built.hash_info.value
+
+
+def commit(root: Path, name: str, shard: str = "") -> str:
+    """Record an artefact, its inputs, code and parameters in dvc.lock and the cache; returns its content hash.
+
+    Raises TimeoutError when another process holds the repository for two minutes.
+    """
+    from dvc.lock import LockError
+
+    target = address(name, shard)
+    deadline = time.monotonic() + LOCK_WAIT_S
+    with _queue(root):
+        while True:
+            try:
+                with _repo(root) as repo:
+                    (stage,) = repo.commit(target, force=True)
+                    return stage.outs[0].hash_info.value
+            except LockError as error:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"dvc.lock could not be written for {target}: {error}") from error
+                time.sleep(0.2)
+
+
+def recorded(root: Path) -> dict[str, dict]:
+    """Stages of dvc.lock: address -> its entry (cmd, deps, params, outs); empty where nothing was made."""
+    path = root / "dvc.lock"
+    if not path.is_file():
+        return {}
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages") or {}
+
+
+def recorded_version(root: Path, name: str, shard: str = "") -> str | None:
+    """Content hash of an artefact as of the last commit, by whomever."""
+    entry = recorded(root).get(address(name, shard))
+    return entry["outs"][0]["md5"] if entry else None
+
+
+def stale(root: Path, targets: list[str] | None = None) -> dict[str, str]:
+    """Addresses that are missing or out of date -> why. Does not propagate: a stage is judged by what lies on disk."""
+    with _repo(root) as repo:
+        changed = repo.status(targets=targets)
+    return {target: _why(entries) for target, entries in changed.items()}
+
+
+def _why(entries: list) -> str:
+    reasons = []
+    for entry in entries:
+        if isinstance(entry, str):
+            reasons.append(entry)
+            continue
+        for kind, items in entry.items():
+            for path, state in items.items():
+                reasons.append(_reason(kind, path, state))
+    return "; ".join(reasons[:3]) + (f"; {len(reasons) - 3} more" if len(reasons) > 3 else "")
+
+
+def _reason(kind: str, path: str, state: object) -> str:
+    if isinstance(state, dict):  # a parameters file: {section.key: state}
+        return f"{', '.join(state)} changed in {path}"
+    return f"{path} {state}" if kind != "changed outs" else f"output {state}"
+
+
+@contextlib.contextmanager
+def _repo(root: Path) -> Iterator:
+    """Import late: DVC takes half a second, and the console's start-up must not."""
+    import logging
+
+    from dvc.repo import Repo
+
+    logging.getLogger("dvc").setLevel(logging.ERROR)
+    with Repo(os.fspath(root.resolve())) as repo:
+        yield repo
+
+
+@contextlib.contextmanager
+def _queue(root: Path) -> Iterator[None]:
+    """Our own processes wait in line for DVC's lock, which gives up after three seconds."""
+    path = root / ".dvc" / "tmp" / "hand3d.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _has_git(root: Path) -> bool:
+    run = subprocess.run(["git", "rev-parse", "--show-toplevel"], cwd=root, capture_output=True, text=True)
+    return run.returncode == 0
+
+
+def _add_no_scm(local: Path) -> None:
+    text = local.read_text(encoding="utf-8") if local.is_file() else ""
+    write_file(local, (text + "[core]\n    no_scm = true\n").encode())

@@ -1,0 +1,77 @@
+"""dvc.yaml, rendered from ops/stages.py, so that DVC's graph and Dagster's are one list.
+
+Dependencies of a stage: the outputs it reads, its code files, its weights and rules, its sections of params.yaml, and the
+defaults of those sections (read by DVC from the dataclasses in ops/config.py), so that a default that changes counts
+as well as a value that changes.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_type_hints
+
+import yaml
+
+from ops.code_version import PACKAGE, code_files
+from ops.config import Config
+from ops.stages import BY_NAME, STAGES, Stage
+from ops.store import write_file
+
+HEADER = "# Rendered from ops/stages.py by `hand3d dvc-yaml`: change it there. One stage a shard of params.yaml.\n"
+
+
+def render(root: Path, stages: tuple[Stage, ...] = STAGES) -> str:
+    """Text of dvc.yaml for a workspace. Raises FileNotFoundError when params.yaml is missing."""
+    sections = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")) or {}
+    rendered = {stage.name: _stage(stage, root, sections) for stage in stages}
+    # block style and no line folding: DVC cannot read templates in flow style
+    return HEADER + yaml.safe_dump({"stages": rendered}, sort_keys=False, default_flow_style=False, width=1000)
+
+
+def write(root: Path) -> bool:
+    """Write dvc.yaml where it differs from the rendering; True when it was written."""
+    path, text = root / "dvc.yaml", render(root)
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    write_file(path, text.encode())
+    return True
+
+
+def parameters(stage: Stage, config: Config) -> str:
+    """sha256 over the values of a stage's sections, defaults included."""
+    values = {name: asdict(getattr(config, name)) for name in stage.params}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _stage(stage: Stage, root: Path, sections: dict) -> dict:
+    if stage.partitioned:
+        body = _body(stage, root, sections, f"hand3d run {stage.name} --shard ${{key}}", "/${key}")
+        return {"foreach": "${shards}", "do": body}
+    return _body(stage, root, sections, f"hand3d run {stage.name}", "")
+
+
+def _body(stage: Stage, root: Path, sections: dict, command: str, suffix: str) -> dict:
+    deps = ["${item.root}"] if not stage.reads and stage.partitioned else []
+    deps += [f"data/{name}{suffix if BY_NAME[name].partitioned else ''}" for name in stage.reads]
+    deps += stage.files
+    deps += [_code_path(path, root) for path in code_files(stage)]
+    # persist: DVC would delete the old output before the run; ours is replaced whole when the new one stands
+    out = {f"data/{stage.name}{suffix}": {"persist": True}}
+    return {"cmd": command, "deps": deps, "params": _params(stage, root, sections), "outs": [out]}
+
+
+def _params(stage: Stage, root: Path, sections: dict) -> list:
+    classes = {name: kind.__name__ for name, kind in get_type_hints(Config).items() if name != "shards"}
+    values: list = [name for name in stage.params if name in sections]
+    if stage.partitioned and not stage.reads:
+        values.append("shards.${key}")
+    defaults = sorted({classes[name] for name in stage.params})
+    return values + ([{_code_path(PACKAGE / "config.py", root): defaults}] if defaults else [])
+
+
+def _code_path(path: Path, root: Path) -> str:
+    """Relative in a checkout; absolute where the workspace uses an installed package."""
+    root = root.resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else os.fspath(path)
