@@ -69,7 +69,9 @@ class FlowBlock(nn.Module):
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         return self._split(self.key(memory)), self._split(self.value(memory))
 
-    def forward(self, x: Tensor, scale_shift: Float[Tensor, "#B 2D"], memory: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "B N D"], scale_shift: Float[Tensor, "#B 2*D"], memory: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
         scale, shift = scale_shift[:, None].chunk(2, dim=-1)
         y = _norm(x) * (1 + scale) + shift
         key, value = memory if memory is not None else self.keys_values(y)
@@ -121,7 +123,7 @@ class FlowHead(nn.Module):
         for block, memory, table in zip(self.blocks, condition.keys_values, modulation.layers, strict=True):
             x = block(x, table[pick], memory)
         shift, scale = modulation.output[pick, None].chunk(2, dim=-1)
-        x = self.project_out(_norm(x) * (1 + scale) + shift)
+        x = self.project_out(_norm(x, eps=1e-6) * (1 + scale) + shift)
         return self.action_out(x[:, 1:])
 
     def loss(
@@ -203,5 +205,5 @@ def action_code(bucket: Int[Tensor, " K"], width: int) -> Float[Tensor, "K D"]:
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
 
-def _norm(x: Tensor) -> Tensor:
-    return functional.layer_norm(x, x.shape[-1:], eps=1e-5)
+def _norm(x: Tensor, eps: float = 1e-5) -> Tensor:
+    return functional.layer_norm(x, x.shape[-1:], eps=eps)

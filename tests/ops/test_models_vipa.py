@@ -397,7 +397,9 @@ def test_paper_preset_fits_together() -> None:
     assert features.spatial.shape == (1, 2, 785, 768)
     visual = model.visual_tokens(features)
     assert visual.shape == (1, 2, 256, 2048)
-    states = model.hidden(visual.flatten(1, 2), torch.ones(1, 512, dtype=torch.long, device="meta"))
+    states = model.vlm.model.language_model(
+        inputs_embeds=visual.flatten(1, 2), attention_mask={"full_attention": None}, use_cache=False
+    ).last_hidden_state
     condition = model.head.condition(states[:, :16], torch.empty(1, 8, device="meta"))
     modulation = model.head.modulate(torch.empty(4, device="meta"))
     assert model.head.velocity(torch.empty(1, 16, 7, device="meta"), condition, modulation, 0).shape == (1, 16, 7)
