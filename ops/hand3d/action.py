@@ -17,10 +17,11 @@ from ops import tables
 from ops.config import Hand3DActionConfig
 from ops.geometry import transforms
 from ops.hand3d import language, motion_tokens, pictures, trajectories, windows
+from ops.hand3d.camera_poses import PosesOf, camera_poses
 from ops.hand3d.stable import choose
 from ops.hand3d.windows import Window
 from ops.pipeline import StageContext
-from ops.rejects import Reason, Reject
+from ops.rejects import ClipError, Reason, Reject
 from ops.sources.base import SIDES, Clip
 from ops.sources.manifest import read_clips
 from ops.store import Report, write_rejects
@@ -66,39 +67,40 @@ def run(context: StageContext) -> Report:
     return report
 
 
-def collect(clips: Iterable[Clip], fits: pl.DataFrame, config: Hand3DActionConfig) -> tuple[list[Motion], list[Reject]]:
+def collect(
+    clips: Iterable[Clip], fits: pl.DataFrame, config: Hand3DActionConfig, poses_of: PosesOf = camera_poses
+) -> tuple[list[Motion], list[Reject]]:
     """Motions of all clips, in clip order, and what was left out."""
     by_clip = fits.select("clip_id", "frame", "side", "tau").partition_by("clip_id", as_dict=True)
     motions: list[Motion] = []
     rejected: list[Reject] = []
     for clip in clips:
-        made, left_out = clip_motions(clip, by_clip.get((clip.clip_id,)), config)
+        made, left_out = clip_motions(clip, by_clip.get((clip.clip_id,)), config, poses_of)
         motions += made
         rejected += left_out
     return motions, rejected
 
 
 def clip_motions(
-    clip: Clip, fits: pl.DataFrame | None, config: Hand3DActionConfig
+    clip: Clip, fits: pl.DataFrame | None, config: Hand3DActionConfig, poses_of: PosesOf = camera_poses
 ) -> tuple[list[Motion], list[Reject]]:
     """Motions of one clip. fits: its rows of mano_fits, None for a clip without a hand."""
     if fits is None:
         return [], [Reject(clip.clip_id, Reason.NO_HAND_DETECTED, detail="no hand was fitted in any frame")]
     planned, rejected = windows.plan(clip, config)
-    if not planned:
-        return [], rejected
-    if clip.T_cam_world is None:
-        return [], [
-            *rejected,
-            Reject(clip.clip_id, Reason.NO_CAMERA_POSE, detail="waypoints need the camera's pose in every frame"),
-        ]
+    try:
+        poses = poses_of(clip) if planned else None
+    except ClipError as error:
+        return [], [*rejected, Reject(clip.clip_id, error.reason, error.frame, error.side, error.detail)]
+    if poses is None:
+        detail = "waypoints need the camera's pose in every frame, or a camera that stands still"
+        return [], rejected + [Reject(clip.clip_id, Reason.NO_CAMERA_POSE, detail=detail)] * bool(planned)
     motions: list[Motion] = []
     for side in SIDES:
         chosen = [window for window in planned if window.side == side]
         if chosen:
-            made, left_out = _side_motions(
-                clip, clip.T_cam_world, trajectories.track(clip, clip.T_cam_world, fits, side), chosen, config
-            )
+            seen = trajectories.track(clip, poses, fits, side)
+            made, left_out = _side_motions(clip, poses, seen, chosen, config)
             motions += made
             rejected += left_out
     return motions, rejected

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from ops.hand3d.camera_poses import PosesOf, camera_poses
 from ops.hand3d.language import sentence
+from ops.rejects import ClipError
 from ops.sources.base import Clip, Instruction, sampled_frames
 from ops.tables import BOOL, F32, F64, I32, I64, STR, vec
 
@@ -21,6 +23,7 @@ PALM_JOINTS = (0, 5, 9, 13, 17)
 MAX_FRAMES = 4  # paper 3.2.3: one to four frames a question
 
 _SAMPLES = {"clip_id": STR, "source": STR, "split": STR, "licence": STR, "sample": I64, "frame": I32, "time_s": F64, "T_cam_world": vec(16, F64)}  # fmt: skip
+REJECT = {"item": STR, "reason": STR, "frame": I32, "side": STR, "detail": STR}
 _CONTACTS = {"clip_id": STR, "frame": I32, "side": STR, "touched": STR}
 _TARGETS = {"clip_id": STR, "frame": I32, "side": STR, "instruction": STR, "index": I64, "object": STR, "reached": BOOL}
 
@@ -33,6 +36,7 @@ class Facts:
     hands: clip_id, frame, side, wrist, palm. objects: clip_id, frame, object, position, scale.
     calibrated: clip_id, frame, scale. contacts: what each hand touches ("" nothing), only where the source says.
     targets: clip_id, frame, side, instruction, index, object (null: the text names none), reached.
+    unreadable: rejects of clips whose video could not be read.
     """
 
     samples: pl.DataFrame
@@ -41,16 +45,26 @@ class Facts:
     calibrated: pl.DataFrame
     contacts: pl.DataFrame
     targets: pl.DataFrame
+    unreadable: pl.DataFrame
 
 
 def gather(
-    clips: Iterable[Clip], fits: pl.DataFrame, calibrations: pl.DataFrame, positions: pl.DataFrame, fps: float
+    clips: Iterable[Clip],
+    fits: pl.DataFrame,
+    calibrations: pl.DataFrame,
+    positions: pl.DataFrame,
+    fps: float,
+    poses_of: PosesOf = camera_poses,
 ) -> Facts:
     """Collect the facts of a shard. fits, calibrations, positions: the tables mano_fits, calibrations, object_positions."""
-    samples, contacts, targets = [], [], []
+    samples, contacts, targets, unreadable = [], [], [], []
     for clip in clips:
         frames = sampled_frames(clip.times_s, fps)
-        samples += _samples(clip, frames)
+        try:
+            samples += _samples(clip, frames, poses_of(clip))
+        except ClipError as error:  # its rows would have no samples to stand on: the whole clip is left out
+            unreadable.append((clip.clip_id, str(error.reason), error.frame, error.side, error.detail))
+            continue
         contacts += _contacts(clip, frames)
         targets += _targets(clip, frames)
     table = _with_history(_rows(samples, _SAMPLES))
@@ -61,6 +75,7 @@ def gather(
         calibrated=calibrations.select("clip_id", "frame", "scale"),
         contacts=_rows(contacts, _CONTACTS),
         targets=_rows(targets, _TARGETS),
+        unreadable=_rows(unreadable, REJECT),
     )
 
 
@@ -68,9 +83,9 @@ def _rows(rows: list[tuple], schema: dict) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _samples(clip: Clip, frames: list[int]) -> Iterator[tuple]:
+def _samples(clip: Clip, frames: list[int], poses: np.ndarray | None) -> Iterator[tuple]:
     for sample, frame in enumerate(frames):
-        pose = None if clip.T_cam_world is None else clip.T_cam_world[frame].reshape(16).tolist()
+        pose = None if poses is None else poses[frame].reshape(16).tolist()
         yield (clip.clip_id, clip.source, clip.split, clip.licence, sample, frame, float(clip.times_s[frame]), pose)
 
 

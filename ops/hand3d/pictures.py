@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from ops import tables
 from ops.hand3d.facts import PALM_JOINTS
+from ops.rejects import ClipError
 from ops.sources.base import Clip
 
 _HEIGHT = 190
@@ -41,9 +42,13 @@ def _typical(rows: pl.DataFrame) -> dict[str, object]:
 def _strip(row: dict[str, object], clip: Clip, fits: pl.DataFrame) -> Image.Image:
     frames = list(row["frames"])[-3:]  # type: ignore[call-overload]
     width = round(_HEIGHT * clip.camera.width / clip.camera.height)
-    images = [Image.fromarray(frame.rgb) for frame in clip.frames(frames, (width, _HEIGHT))]
+    try:
+        images = [Image.fromarray(frame.rgb) for frame in clip.frames(frames, (width, _HEIGHT))]
+    except ClipError as error:  # a picture is no reason to lose the rows: say so where it would have been
+        images = []
+        row = row | {"question": f"(frames could not be read: {error}) {row['question']}"}
     line = _line_px(row, clip, fits)
-    if line is not None:
+    if images and line is not None:
         _draw_line(images[-1], line * [width / clip.camera.width, _HEIGHT / clip.camera.height])
     strip = Image.new("RGB", (max(3 * width, 620), _HEIGHT + _TEXT_HEIGHT), "white")
     for place, image in enumerate(images):

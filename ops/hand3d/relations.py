@@ -17,7 +17,6 @@ CANDIDATE = {
     "row_id": STR, "clip_id": STR, "source": STR, "split": STR, "licence": STR, "task": STR, "frames": pl.List(I32),
     "side": STR, "object": STR, "instruction": STR, "vector": vec(3), "rotation": vec(3), "contact": BOOL, "scale": F64,
 }  # fmt: skip
-REJECT = {"item": STR, "reason": STR, "frame": I32, "side": STR, "detail": STR}
 
 
 def hand_object(facts: Facts, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:

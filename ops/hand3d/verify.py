@@ -76,6 +76,8 @@ def _expected_vector(row: dict, known: Truth) -> np.ndarray:
         return pose[last][:3, :3] @ (last_centre - first_centre)
     if row["task"] == "hand_movement":
         pose = known.clips[clip_id].T_cam_world
+        if pose is None:  # a row is made then only where the camera stands still
+            return known.joints[clip_id, last, side][0] - known.joints[clip_id, frames[0], side][0]
         start = known.joints[clip_id, frames[0], side][0]
         start_world = pose[frames[0]][:3, :3].T @ (start - pose[frames[0]][:3, 3])
         return known.joints[clip_id, last, side][0] - (pose[last][:3, :3] @ start_world + pose[last][:3, 3])

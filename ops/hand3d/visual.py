@@ -61,7 +61,7 @@ def propose(known: Facts, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     hands, no_hand = movements.hand_movement(known, seed)
     cameras, no_camera = movements.camera_movement(known, seed)
     candidates = pl.concat([objects, relations.hand_hand(known, seed), tasks, hands, cameras]).sort("row_id")
-    return candidates, pl.concat([no_object, no_task, no_hand, no_camera])
+    return candidates, pl.concat([known.unreadable, no_object, no_task, no_hand, no_camera])
 
 
 def label(candidates: pl.DataFrame, gamma: float, seed: int) -> pl.DataFrame:

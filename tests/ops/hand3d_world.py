@@ -110,3 +110,8 @@ def positions(worlds: list[World], every: int = 10) -> pl.DataFrame:
         for name, point in w.object_world.items()
     ]  # fmt: skip
     return tables.frame("object_positions", rows)
+
+
+def poses_of(clip: Clip) -> np.ndarray | None:
+    """Poses as given: there is no video that could show a camera standing still."""
+    return clip.T_cam_world

@@ -11,7 +11,7 @@ import pytest
 from ops import pipeline, tables
 from ops.config import Hand3DActionConfig
 from ops.hand3d import action, motion_tokens, trajectories, windows
-from ops.rejects import Reason
+from ops.rejects import ClipError, Reason
 from ops.sources.base import Instruction
 from tests.ops import hand3d_world as made
 from tests.ops.test_hand3d_visual import made_config
@@ -221,14 +221,22 @@ def test_what_is_missing_has_its_reason(worlds):
     clip = worlds[1].clip
     fits = made.fits([worlds[1]])
     silent = dataclasses.replace(clip, instructions=())
-    assert set(reasons(action.clip_motions(silent, fits, CONFIG)[1])) == {Reason.NO_INSTRUCTION}
+    assert set(reasons(action.clip_motions(silent, fits, CONFIG, made.poses_of)[1])) == {Reason.NO_INSTRUCTION}
     unposed = dataclasses.replace(clip, T_cam_world=None)
-    made_motions, rejected = action.clip_motions(unposed, fits, CONFIG)
+    made_motions, rejected = action.clip_motions(unposed, fits, CONFIG, made.poses_of)
     assert not made_motions
     assert reasons(rejected)[Reason.NO_CAMERA_POSE] == 1
-    assert reasons(action.clip_motions(clip, None, CONFIG)[1]) == {Reason.NO_HAND_DETECTED: 1}
+    assert reasons(action.clip_motions(clip, None, CONFIG, made.poses_of)[1]) == {Reason.NO_HAND_DETECTED: 1}
+
+    def broken(clip):
+        raise ClipError(Reason.CORRUPT_VIDEO, "ends early")
+
+    assert reasons(action.clip_motions(clip, fits, CONFIG, broken)[1])[Reason.CORRUPT_VIDEO] == 1
     one_handed = fits.filter(side="left")
-    assert set(reasons(action.clip_motions(clip, one_handed, CONFIG)[1])) == {Reason.HAND_GAP, Reason.NO_INSTRUCTION}
+    assert set(reasons(action.clip_motions(clip, one_handed, CONFIG, made.poses_of)[1])) == {
+        Reason.HAND_GAP,
+        Reason.NO_INSTRUCTION,
+    }
 
 
 def test_translation_says_the_instruction(built):

@@ -16,7 +16,12 @@ from tests.ops.test_hand3d_visual import made_config
 def rows():
     worlds = [made.make_world("a", 1), made.make_world("b", 2, split="test"), made.make_world("c", 3, split="test")]
     known = facts.gather(
-        [w.clip for w in worlds], made.fits(worlds), made.calibrations(worlds), made.positions(worlds), 1.0
+        [w.clip for w in worlds],
+        made.fits(worlds),
+        made.calibrations(worlds),
+        made.positions(worlds),
+        1.0,
+        made.poses_of,
     )
     return visual.label(visual.propose(known, 42)[0], 0.3, 42)
 

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from ops import config, pipeline, tables
 from ops.hand3d import facts, verify, visual
-from ops.rejects import Reason
+from ops.rejects import ClipError, Reason
 from ops.sources.base import Instruction
 from ops.video import write_video
 from tests.ops import hand3d_world as made
@@ -34,6 +34,7 @@ def build(worlds, positions=None, calibrations=None, gone=frozenset()):
         made.calibrations(worlds) if calibrations is None else calibrations,
         made.positions(worlds) if positions is None else positions,
         1.0,
+        made.poses_of,
     )
     candidates, rejected = visual.propose(known, SEED)
     return visual.label(candidates, GAMMA, SEED), rejected
@@ -235,6 +236,19 @@ def test_same_inputs_same_bytes_whatever_the_order(worlds, tmp_path):
         tables.write("visual_rows", rows, tmp_path / name)
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
     assert build(worlds[:1])[0]["question"].to_list() == first.filter(clip_id="made/a")["question"].to_list()
+
+
+def test_unreadable_video_is_a_counted_reject_and_the_rest_goes_on(worlds):
+    def poses_of(clip):
+        if clip.clip_id == "made/a":
+            raise ClipError(Reason.CORRUPT_VIDEO, "ends early", 7)
+        return made.poses_of(clip)
+
+    clips = [world.clip for world in worlds]
+    known = facts.gather(clips, made.fits(worlds), made.calibrations(worlds), made.positions(worlds), 1.0, poses_of)
+    candidates, rejected = visual.propose(known, SEED)
+    assert set(candidates["clip_id"]) == {"made/b", "made/c"}
+    assert reasons(rejected) == {Reason.CORRUPT_VIDEO: 1}
 
 
 def test_no_clips_give_empty_tables():
