@@ -83,10 +83,10 @@ def fit(
     else:
         shape, noise = known, noise_given_beta(k, y, weight, known)
     theta, wrist, tau = _closed_form(k.rest(shape[None])[0], y, weight, valid)
-    iterations = np.zeros(len(y), dtype=np.int64)
+    unit_prior, iterations = _unit_prior(k), np.zeros(len(y), dtype=np.int64)
 
     def solve(scale: float, tolerance: float) -> None:
-        rest, prior = k.rest(shape[None])[0], _prior(k, scale)
+        rest, prior = k.rest(shape[None])[0], unit_prior * scale**2
         iterations[:] += fit_poses(
             y, weight, rest, k.pose, k.weights, prior, theta, wrist, tau, valid, tolerance * scale**2
         )
@@ -95,7 +95,7 @@ def fit(
         solve(COARSE_NOISE_M, 0.1)
     if known is None and valid.any() and noise < MAX_REFINED_NOISE_M:
         solve(noise, 1.0)
-        shape = _refine_shape(k, y, weight, shape, noise, _prior(k, noise), theta, wrist, tau, valid)
+        shape = _refine_shape(k, y, weight, shape, noise, unit_prior * noise**2, theta, wrist, tau, valid)
     solve(noise, 0.1)
     return _result(model, theta, wrist, tau, shape, y, weight, valid, noise, iterations)
 
@@ -166,8 +166,8 @@ def _palm(rest: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarr
 # -- prior
 
 
-def _prior(k: Keypoints, noise: float) -> Float64[np.ndarray, "15 3 3"]:
-    """Quadratic cost of theta: noise^2 / std^2 along each joint's own axes, m^2 / rad^2."""
+def _unit_prior(k: Keypoints) -> Float64[np.ndarray, "15 3 3"]:
+    """Quadratic cost of theta, 1 / std^2 along each joint's own axes; times the noise's variance, m^2 / rad^2."""
     joints, tips = k.template[:16], k.template[[17, 18, 20, 19, 16]]
     normal = np.cross(joints[1] - joints[0], joints[7] - joints[0])
     prior = np.empty((15, 3, 3))
@@ -178,7 +178,7 @@ def _prior(k: Keypoints, noise: float) -> Float64[np.ndarray, "15 3 3"]:
             across = _unit(np.cross(bone, normal))
             axes = np.stack([bone, np.cross(across, bone), across])
             std = np.array((FINGER_STD if f < 4 else THUMB_STD)[m])
-            prior[3 * f + m] = axes.T @ np.diag((noise / std) ** 2) @ axes
+            prior[3 * f + m] = axes.T @ np.diag(1 / std**2) @ axes
     return prior
 
 

@@ -99,8 +99,8 @@ class _ArraysOnly(pickle.Unpickler):
             return OrderedDict
         if (module, name) in (("copy_reg", "_reconstructor"), ("copyreg", "_reconstructor")):
             return _reconstruct_stub
-        if (module, name) in (("__builtin__", "object"), ("builtins", "object")):
-            return object
+        if module in ("__builtin__", "builtins") and name in ("object", "set"):
+            return {"object": object, "set": set}[name]
         raise pickle.UnpicklingError(f"refused: the file asks for {module}.{name}, which no MANO file needs")
 
 
@@ -120,10 +120,12 @@ def _to_array(value: object) -> np.ndarray:
 
 
 def _chumpy_to_array(stub: _Chumpy) -> np.ndarray:
-    """A constant (state ``x``) or a selection of one (states ``a``, ``idxs``, ``preferred_shape``)."""
+    """A constant (state ``x``) or a selection (``a``, ``idxs``, ``preferred_shape``) or reshaping of one."""
     if "x" in stub.state:
         return _to_array(stub.state["x"])
     if "a" in stub.state and "idxs" in stub.state:
         picked = _to_array(stub.state["a"]).ravel()[np.asarray(stub.state["idxs"])]
         return picked.reshape(stub.state.get("preferred_shape", picked.shape))
-    raise ValueError(f"chumpy object with {sorted(stub.state)}: only constants and selections of them can be read")
+    if "a" in stub.state and "newshape" in stub.state:
+        return _to_array(stub.state["a"]).reshape(stub.state["newshape"])
+    raise ValueError(f"chumpy object with {sorted(stub.state)}: only constants, selections and reshapings can be read")
