@@ -117,19 +117,22 @@ def _targets(clip: Clip, frames: list[int]) -> Iterator[tuple]:
 
 
 def _target(clip: Clip, instruction: Instruction, side: str, named: list[str], frame: int) -> tuple[str | None, bool]:
-    """(object, whether the task's last object has been reached already).
+    """(object, whether the hand has nothing left to reach).
 
-    ASSUMED: the target is the first object the text names; once the hand has touched it within this instruction, the
-    next one named. Where the source does not say what touches what, always the first.
+    ASSUMED: the hand goes to the first object the text names; while it touches that one, to the next one named ("put
+    the cup on the plate"); when it has let go, the instruction is done. Where the source does not say what touches
+    what, always the first.
     """
     if not named:
         return None, False
     if clip.contact is None or side not in clip.contact:
         return named[0], False
     first = int(np.searchsorted(clip.times_s, instruction.start_s))
-    touched = {_touched_name(clip, int(i)) for i in clip.contact[side][first : frame + 1]}
+    touched = [_touched_name(clip, int(i)) for i in clip.contact[side][first : frame + 1]]
+    if not set(touched) & set(named):
+        return named[0], False
     left = [name for name in named if name not in touched]
-    return (left[0], False) if left else (named[-1], True)
+    return (left[0], False) if left and touched[-1] in named else (named[-1], True)
 
 
 def mentioned(text: str, names: Iterable[str]) -> list[str]:

@@ -66,7 +66,7 @@ def task_completion(facts: Facts, seed: int) -> tuple[pl.DataFrame, pl.DataFrame
     missing = open_tasks.join(objects, on=["clip_id", "frame", "object"], how="anti", maintain_order="left")
     rejected = [
         rejects(asked.filter(pl.col("object").is_null()), Reason.NO_OBJECT, pl.format("no known object is named in {}", "instruction")),
-        rejects(asked.filter("reached"), Reason.TARGET_REACHED, pl.format("already touched: {}", "object")),
+        rejects(asked.filter("reached"), Reason.TARGET_REACHED, pl.format("nothing left to reach: {}", "instruction")),
         rejects(missing, Reason.NO_OBJECT, pl.format("{} has no position in this frame", "object")),
     ]  # fmt: skip
     return finish(rows, facts, "task_completion", seed), pl.concat(rejected)

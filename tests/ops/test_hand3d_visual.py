@@ -154,10 +154,10 @@ def test_contact_is_the_labels(worlds, built):
 
 
 def test_target_is_the_next_object_named(built):
-    """ "Put the red cube on the blue plate": the cube until it is touched (frame 35), then the plate."""
+    """ "Put the red cube on the blue plate": the cube until it is touched (35), the plate until it is let go (60)."""
     rows, _ = built
     targets = {(r["frames"][-1], r["object"]) for r in rows.filter(task="task_completion").iter_rows(named=True)}
-    assert targets == {(f, "red cube") for f in (0, 10, 20, 30)} | {(f, "blue plate") for f in (40, 50, 60)}
+    assert targets == {(f, "red cube") for f in (0, 10, 20, 30)} | {(f, "blue plate") for f in (40, 50)}
     assert set(rows.filter(task="task_completion")["side"]) == {"right"}
 
 
@@ -177,9 +177,12 @@ def reasons(rejected, clip_id="made/a"):
 def test_every_reject_has_its_reason(worlds):
     a, _, c = worlds
     _, rejected = build(worlds)
-    assert reasons(rejected) == {Reason.NO_OBJECT: 4}  # "Wave." names no object, frames 70 to 100
+    assert reasons(rejected) == {
+        Reason.NO_OBJECT: 4,
+        Reason.TARGET_REACHED: 1,
+    }  # "Wave." names no object, frames 70 to 100
     still = reasons(rejected, "made/b")
-    assert set(still) == {Reason.INSIGNIFICANT_MOTION, Reason.NO_OBJECT}
+    assert set(still) == {Reason.INSIGNIFICANT_MOTION, Reason.NO_OBJECT, Reason.TARGET_REACHED}
     assert 7 <= still[Reason.INSIGNIFICANT_MOTION] <= 10  # a pair for every sample with one 1 to 3 before it
     assert reasons(rejected, c.clip.clip_id)[Reason.NO_CAMERA_POSE] > 20
     some = made.calibrations(worlds).filter(pl.col("frame") != 20)
@@ -219,7 +222,7 @@ def test_target_already_reached_is_left_out(worlds):
     whole = (Instruction(0.0, 11.0, world.clip.instructions[0].text, "right"),)
     longer = dataclasses.replace(world.clip, contact=touched, instructions=whole)
     _, rejected = build([dataclasses.replace(world, clip=longer)])
-    assert reasons(rejected)[Reason.TARGET_REACHED] == 4  # frames 70 to 100
+    assert reasons(rejected)[Reason.TARGET_REACHED] == 5  # let go at 60, the plate touched from 62 on
 
 
 def test_names_in_text():
