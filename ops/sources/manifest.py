@@ -18,7 +18,7 @@ from ops import tables
 from ops.config import RawVideosConfig, ShardConfig
 from ops.geometry.camera import PinholeCamera
 from ops.pipeline import StageContext
-from ops.rejects import ClipError, Reason, Reject
+from ops.rejects import ClipError, Reason
 from ops.sources.base import Clip
 from ops.store import Report, write_file, write_rejects
 from ops.video import VideoInfo, frame_times_s
@@ -116,7 +116,7 @@ def _sha256(paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):  # noqa: B023 - used up at once
+            for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
     return digest.hexdigest()
 
