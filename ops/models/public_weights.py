@@ -18,7 +18,7 @@ from ops.models import cut3r, presets
 from ops.models.action_head import FlowHead
 from ops.models.fusion import CrossAttentionFusion
 from ops.models.tokenizer import TokenLayout
-from ops.models.vipa import TextConfig, VipaConfig, VipaVLA, VisionConfig, skeleton
+from ops.models.vipa import TextConfig, VipaConfig, VipaVLA, VisionConfig, internvl_config, skeleton
 
 
 def load(
@@ -41,6 +41,7 @@ def load(
         raise ValueError(
             f"{internvl_dir}: <IMG_CONTEXT> is {vlm.config.image_token_id}, expected {layout.image}: another tokenizer"
         )
+    _check_rebuilt(vlm.config, internvl_config(config, layout), internvl_dir)
     model = skeleton(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -94,6 +95,26 @@ def _with_sizes_of(vlm: InternVLForConditionalGeneration, like: VipaConfig) -> V
         head=replace(like.head, condition_width=t.hidden_size),
         max_positions=t.max_position_embeddings,
     )
+
+
+# What decides the arithmetic and is not in VipaConfig: it must be what internvl_config writes, or a saved checkpoint
+# would come back as another model.
+FIXED = {
+    "vision_config": ("hidden_act", "norm_type", "layer_norm_eps", "use_qk_norm", "attention_bias", "use_mean_pooling",
+                      "use_absolute_position_embeddings", "num_channels"),
+    "text_config": ("model_type", "hidden_act", "rms_norm_eps", "rope_parameters", "attention_bias", "use_sliding_window"),
+    "": ("downsample_ratio", "projector_hidden_act", "vision_feature_layer", "vision_feature_select_strategy"),
+}  # fmt: skip
+
+
+def _check_rebuilt(given: InternVLConfig, ours: InternVLConfig, folder: Path) -> None:
+    for section, names in FIXED.items():
+        for name in names:
+            a, b = (getattr(getattr(c, section) if section else c, name) for c in (given, ours))
+            if a != b:
+                raise ValueError(
+                    f"{folder}: {section} {name} is {a}, InternVL3.5-2B has {b}: not the model this code rebuilds"
+                )
 
 
 def _grow_vocabulary(vlm: InternVLForConditionalGeneration, layout: TokenLayout) -> None:

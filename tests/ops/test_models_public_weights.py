@@ -105,3 +105,14 @@ def test_wrong_folders_are_refused(tmp_path: Path) -> None:
     (internvl / "config.json").write_text(json.dumps(config | {"model_type": "internvl_chat"}))
     with pytest.raises(ValueError, match="type 'internvl_chat'"):
         public_weights.load(internvl, cut3r_path, like=VIPA)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"), [("text_config", "rms_norm_eps", 1e-5), ("vision_config", "use_qk_norm", True)]
+)
+def test_another_arithmetic_is_refused(tmp_path: Path, section: str, name: str, value: object) -> None:
+    internvl, cut3r_path, vlm = write(tmp_path, tied=True)
+    setattr(getattr(vlm.config, section), name, value)
+    InternVLForConditionalGeneration(vlm.config).save_pretrained(internvl)
+    with pytest.raises(ValueError, match=f"{section} {name} is {value}"):
+        public_weights.load(internvl, cut3r_path, like=VIPA)

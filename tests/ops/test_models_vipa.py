@@ -200,6 +200,7 @@ def test_each_stage_trains_the_papers_parameters() -> None:
     assert f"{LLM}embed_tokens.weight" in model.trainable_names("stage2"), "motion-token embeddings"
     frozen = below("spatial_encoder.", "vlm.model.vision_tower.", "vlm.model.multi_modal_projector.")
     assert all(not frozen & set(model.trainable_names(stage)) for stage in ("stage1", "stage2", "stage3"))
+    assert set(model.trainable_names("base")) == below("vlm.")
     with pytest.raises(ValueError, match="no training stage 'stage4'"):
         model.trainable_names("stage4")
 
