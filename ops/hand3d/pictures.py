@@ -28,7 +28,7 @@ def questions(rows: pl.DataFrame, clips: dict[str, Clip], fits: pl.DataFrame, pa
     for strip in strips:
         sheet.paste(strip, (0, top))
         top += strip.height
-    sheet.quantize(128).save(path, optimize=True)
+    sheet.quantize(160, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)  # keeps the thin red lines red
 
 
 def _typical(rows: pl.DataFrame) -> dict[str, object]:
@@ -53,7 +53,7 @@ def _strip(row: dict[str, object], clip: Clip, fits: pl.DataFrame) -> Image.Imag
     strip = Image.new("RGB", (max(3 * width, 620), _HEIGHT + _TEXT_HEIGHT), "white")
     for place, image in enumerate(images):
         strip.paste(image, (place * width, 0))
-    text = f"{row['task']}  {row['clip_id']}  frames {row['frames']}\nQ: {row['question']}\nA: {row['answer']}"
+    text = f"{row['task']}  {row['clip_id']}  frames {row['frames']}  (circle: from, dot: to)\nQ: {row['question']}\nA: {row['answer']}"
     wrapped = "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, strip.width // 7))
     ImageDraw.Draw(strip).multiline_text((4, _HEIGHT + 3), wrapped, fill="black", font_size=12)
     return strip

@@ -133,3 +133,35 @@ def _text_problems(row: dict) -> list[str]:
         if said.rotation_deg is None or abs(said.rotation_deg - degrees) > 0.51:
             problems.append(f"the answer says {said.rotation_deg} degrees, the row {degrees:.2f}")
     return problems
+
+
+def motion_disagreements(rows: pl.DataFrame) -> list[str]:
+    """One sentence for every action row whose tokens, path length, count of clipped points or lengths do not follow
+    from its own waypoints; empty when all agree."""
+    found = []
+    for row in rows.iter_rows(named=True):
+        found += [f"{row['row_id']}: {problem}" for problem in _motion_problems(row)]
+    return found
+
+
+def _motion_problems(row: dict) -> list[str]:
+    points = [row["waypoints"][i : i + 3] for i in range(0, len(row["waypoints"]), 3)]
+    tokens = [*row["context_tokens"], *row["target_tokens"]]
+    if len(tokens) != len(row["waypoints"]):
+        return [f"{len(tokens)} tokens for {len(points)} waypoints"]
+    lows, highs = (-0.5, -0.5, 0.0), (0.5, 0.5, 1.0)
+    problems = []
+    for i, (x, token) in enumerate(zip(row["waypoints"], tokens, strict=True)):
+        low, high = lows[i % 3], highs[i % 3]
+        centre = low + (token + 0.5) / 1024
+        if abs(min(max(x, low), high) - centre) > 0.4884e-3:
+            problems.append(f"token {i} is {token}, its coordinate {x:.4f} m")
+    outside = sum(any(not low <= x <= high for x, low, high in zip(p, lows, highs, strict=True)) for p in points)
+    if outside != row["num_clipped"]:
+        problems.append(f"{row['num_clipped']} waypoints said to be clipped, {outside} lie outside")
+    path_m = sum(math.dist(points[i], points[i + 1]) for i in range(len(points) - 1))
+    if abs(path_m - row["displacement_m"]) > 1e-4:
+        problems.append(f"path is {row['displacement_m']:.4f} m, its waypoints' {path_m:.4f} m")
+    if (row["target_text"] is not None) != (row["task"] == "motion_translation"):
+        problems.append(f"target text {row['target_text']!r} in a row of {row['task']}")
+    return problems

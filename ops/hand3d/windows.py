@@ -14,8 +14,10 @@ from ops.hand3d.language import sentence
 from ops.rejects import Reason, Reject
 from ops.sources.base import SIDES, Clip, Instruction
 
-# ASSUMED: two waypoints seen and two to predict are the least that makes a motion.
+# ASSUMED: two waypoints seen and two to predict are the least that makes a motion, and half a second-level window the
+# least that still shows what a text says (a chunk's end may cut an instruction anywhere).
 MIN_WAYPOINTS = 4
+MIN_SHARE_OF_WINDOW = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,11 @@ def plan(clip: Clip, config: Hand3DActionConfig) -> tuple[list[Window], list[Rej
                 hz = min(config.waypoint_hz, config.max_waypoints / (end_s - start_s))
                 num = int((end_s - start_s) * hz + 1e-6)
                 window = Window(clip.clip_id, side, chunk, level, index, start_s, hz, num, text)
-                (windows if num >= MIN_WAYPOINTS else rejected).append(
-                    window if num >= MIN_WAYPOINTS else _too_short(clip, window)
-                )
+                long_enough = end_s - start_s >= MIN_SHARE_OF_WINDOW * config.window_s - 1e-9
+                if num >= MIN_WAYPOINTS and long_enough:
+                    windows.append(window)
+                else:
+                    rejected.append(_too_short(clip, window))
     return windows, rejected
 
 
@@ -85,5 +89,6 @@ def _spans(
 
 def _too_short(clip: Clip, window: Window) -> Reject:
     frame = int(np.searchsorted(clip.times_s, window.start_s))
-    detail = f"chunk {window.chunk}, {window.level} {window.index}: {window.num} waypoints, {MIN_WAYPOINTS} needed"
+    length = f"{window.num} waypoints in {window.num / window.hz:.1f} s"
+    detail = f"chunk {window.chunk}, {window.level} {window.index}: {length}"
     return Reject(clip.clip_id, Reason.CHUNK_TOO_SHORT, min(frame, clip.num_frames - 1), window.side, detail)
