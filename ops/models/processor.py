@@ -64,11 +64,15 @@ def prompt_ids(
 ) -> list[int]:
     """Ids up to the point where the assistant answers.
 
+    system: the system turn; None takes InternVL3.5's own with its full vocabulary, and no such turn with a small one,
+        whose model never learned to expect it; "" leaves it out.
     context: motion bins the prompt shows after the question (contextual prediction, translation), or nothing.
     Raises ValueError if the question holds a control token.
     """
     frame = [tokenizer.layout.id("<img>"), *[tokenizer.layout.image] * tokens_per_frame, tokenizer.layout.id("</img>")]
     line = tokenizer.encode("\n")
+    if system is None:
+        system = INTERNVL_SYSTEM if tokenizer.layout.is_full else ""
     ids = tokenizer.encode(f"<|im_start|>system\n{system}<|im_end|>\n") if system else []
     ids += tokenizer.encode("<|im_start|>user\n")
     for _ in range(num_frames):

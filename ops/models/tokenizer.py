@@ -51,6 +51,7 @@ class TokenLayout:
         if not 0 <= merges <= ALL_MERGES:
             raise ValueError(f"num_merges {merges}: allowed are 0 to {ALL_MERGES}, or null for all")
         self.num_pieces = NUM_BYTES + merges
+        self.is_full = merges == ALL_MERGES
         shared = config.axis_vocab == "shared"
         self.num_sets = 1 if shared else 3
         stems = ("motion",) if shared else tuple(f"motion_{axis}" for axis in AXES)

@@ -119,12 +119,18 @@ def test_small_vocabulary_keeps_ids_and_writes_any_text(small: VipaTokenizer, fu
 
 
 @pytest.mark.weights
-def test_prompt_is_internvl_chatml(full: VipaTokenizer) -> None:
+def test_prompt_is_internvl_chatml(full: VipaTokenizer, small: VipaTokenizer) -> None:
     ids = processor.prompt_ids(full, "Where is it?", 2, 3, system="Be brief.")
     frame = "<img>" + "<IMG_CONTEXT>" * 3 + "</img>\n"
     text = f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{frame}{frame}Where is it?<|im_end|>\n<|im_start|>assistant\n"
     assert full.decode(ids, skip_special=False) == text
     assert ids == full.encode(text)
+    assert full.decode(processor.prompt_ids(full, "?", 1, 1), skip_special=False).startswith(
+        "<|im_start|>system\n\u4f60\u662f"
+    )
+    for tokenizer_, system in ((full, ""), (small, None)):
+        plain = processor.prompt_ids(tokenizer_, "?", 1, 1, system=system)
+        assert tokenizer_.decode(plain, skip_special=False).startswith("<|im_start|>user\n<img>")
     shown = processor.prompt_ids(full, "And then?", 1, 1, context=[1, 2, 3])
     assert "And then?<mot><motion_1><motion_2><motion_3></mot><|im_end|>" in full.decode(shown, skip_special=False)
 
