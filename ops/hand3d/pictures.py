@@ -28,7 +28,7 @@ def questions(rows: pl.DataFrame, clips: dict[str, Clip], fits: pl.DataFrame, pa
     for strip in strips:
         sheet.paste(strip, (0, top))
         top += strip.height
-    sheet.quantize(160, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)  # keeps the thin red lines red
+    sheet.quantize(256, Image.Quantize.FASTOCTREE).save(path, optimize=True)  # keeps thin red lines red
 
 
 def _typical(rows: pl.DataFrame) -> dict[str, object]:
