@@ -68,6 +68,9 @@ class PointCloudsConfig:
 @dataclass(frozen=True)
 class ObjectsConfig:
     max_proposals: int = 3
+    """Most class-agnostic boxes a frame, where a source has no labels."""
+    grounding_dino: str | None = None
+    """Folder with GroundingDINO weights, used for sources that name their objects; null = proposals."""
 
 
 @dataclass(frozen=True)

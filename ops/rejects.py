@@ -24,6 +24,7 @@ class Reason(StrEnum):
     HAND_IDENTITY_AMBIGUOUS = "hand_identity_ambiguous"
     # geometry
     DEPTH_NONE_STATIC_CAMERA = "depth_none_static_camera"
+    DEPTH_MISSING = "depth_missing"
     TOO_FEW_MATCHES = "too_few_matches"
     BASELINE_TOO_SMALL = "baseline_too_small"
     NO_CAMERA_POSE = "no_camera_pose"

@@ -1,0 +1,202 @@
+"""Stage objects: names, boxes and places of objects in the sampled frames (paper 3.2.1).
+
+Routes: the source's own labels; GroundingDINO with names that the source gives, if its weights are configured; else
+class-agnostic proposals beside the hand, named "object". Position = median of the point map's valid points in the
+box's middle, in the map's own unit; calibration makes it metres.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from ops import tables
+from ops.config import ObjectsConfig
+from ops.perception import drawing
+from ops.perception.point_clouds import PointMaps
+from ops.pipeline import StageContext
+from ops.rejects import ClipError, Reason, Reject
+from ops.sources.base import Clip
+from ops.sources.manifest import read_clips
+from ops.store import Report, write_rejects
+
+MIDDLE = 0.5  # ASSUMED: share of the box's width and height looked at; its rim shows what lies behind
+PROPOSAL_NAME = "object"
+MAX_PICTURES = 8
+
+Box = tuple[str, Float[np.ndarray, " 4"], float]  # name, x0 y0 x1 y1 in pixels, score
+
+
+def run(context: StageContext) -> Report:
+    """objects.parquet and rejects.parquet of a shard."""
+    clouds = tables.read("point_clouds", context.input("point_clouds") / "point_clouds.parquet")
+    hands = tables.read("mano_fits", context.input("mano_fits") / "mano_fits.parquet")
+    rows, rejects, pictures, captions = [], [], [], []
+    clips = list(read_clips(context.input("raw_videos"), context.root))
+    detector = (
+        GroundingDino(Path(context.config.objects.grounding_dino)) if context.config.objects.grounding_dino else None
+    )
+    with PointMaps(context.input("point_clouds")) as maps:
+        for clip in context.progress(clips, unit="clip"):
+            sampled = clouds.filter(clip_id=clip.clip_id)
+            try:
+                for cloud, rgb, boxes, route in clip_boxes(
+                    clip, sampled, hands.filter(clip_id=clip.clip_id), context.config.objects, detector
+                ):
+                    if not boxes:
+                        rejects.append(Reject(clip.clip_id, Reason.NO_OBJECT, cloud["frame"], detail=f"route {route}"))
+                    points = maps.read(cloud["index"])[0]
+                    found, dropped = _locate(clip, cloud, boxes, route, points)
+                    rows += found
+                    rejects += dropped
+                    if rgb is not None and found and len(pictures) < MAX_PICTURES and len(rows) % 5 == 0:
+                        pictures.append(_draw(rgb, boxes, clip))
+                        captions.append(f"{clip.clip_id} {cloud['time_s']:.1f} s ({route})")
+            except ClipError as error:
+                rejects.append(error.reject(clip.clip_id))
+    table = tables.frame("objects", rows)
+    tables.write("objects", table, context.out / "objects.parquet")
+    report = Report(rows={"objects": table.height})
+    write_rejects(context.out, rejects, report)
+    if table.height:
+        names = table.group_by("name").len("boxes").sort("boxes", "name", descending=[True, False]).head(30)
+        report.tables = {"names": names.to_dicts()}
+        report.metrics = {"objects_per_frame": table.height / clouds.height}
+    if pictures:
+        drawing.sheet(pictures, captions, context.out / "objects.png")
+        report.pictures["objects"] = "objects.png"
+    return report
+
+
+def clip_boxes(
+    clip: Clip, clouds: pl.DataFrame, hands: pl.DataFrame, config: ObjectsConfig, detector: "GroundingDino | None"
+) -> Iterator[tuple[dict, np.ndarray | None, list[Box], str]]:
+    """(row of point_clouds, rgb, boxes, route) for each frame of a clip that has a point map."""
+    frames = clouds["frame"].to_list()
+    route = "labels" if clip.objects else "grounding_dino" if detector and clip.object_names else "proposal"
+    for cloud, frame in zip(clouds.to_dicts(), clip.frames(frames) if frames else (), strict=True):
+        if route == "labels":
+            boxes = [(o.name, o.boxes_px[frame.index], 1.0) for o in clip.objects if o.visible[frame.index]]
+        elif route == "grounding_dino":
+            boxes = detector.boxes(frame.rgb, clip.object_names)
+        else:
+            joints = hands.filter(frame=frame.index)["joints_px"].to_numpy().reshape(-1, 21, 2)
+            boxes = proposals(frame.rgb, joints, config.max_proposals)
+        yield cloud, frame.rgb, boxes, route
+
+
+def proposals(rgb: np.ndarray, hands_px: Float[np.ndarray, "n 21 2"], limit: int) -> list[Box]:
+    """Boxes of uniformly coloured regions beside the fingers, nearest first; none without a hand.
+
+    ASSUMED: what a hand handles is a region of one colour, smaller than 15% of the image, not part of the hand. This
+    is a stand-in without weights: it finds plain objects and misses patterned ones. score = 1 / (1 + distance to the
+    nearest fingertip / hand length).
+    """
+    if not len(hands_px) or not np.isfinite(hands_px).all():
+        return []
+    height, width = rgb.shape[:2]
+    shrink = 240 / max(height, width)
+    small = cv2.resize(rgb, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+    flat = cv2.pyrMeanShiftFiltering(small, 8, 16)
+    hulls = np.zeros(small.shape[:2], np.uint8)
+    for joints in hands_px:
+        cv2.fillConvexPoly(hulls, cv2.convexHull((joints * shrink).round().astype(np.int32)), 1)
+    tips = hands_px[:, [4, 8, 12, 16, 20]].reshape(-1, 2) * shrink
+    length = float(np.linalg.norm(hands_px[:, 12] - hands_px[:, 0], axis=1).mean() * shrink)
+    found = []
+    for mask in _regions(flat):
+        area = int(mask.sum())
+        if not 0.002 * mask.size < area < 0.15 * mask.size or hulls[mask > 0].mean() > 0.3:
+            continue
+        v, u = np.nonzero(mask)
+        distance = float(np.linalg.norm(np.c_[u, v][:, None] - tips, axis=2).min())
+        if distance < length:
+            box = np.array([u.min(), v.min(), u.max() + 1, v.max() + 1]) / shrink
+            found.append((PROPOSAL_NAME, box, 1 / (1 + distance / max(length, 1.0))))
+    return sorted(found, key=lambda box: -box[2])[:limit]
+
+
+def _regions(flat: np.ndarray) -> Iterator[np.ndarray]:
+    """Connected regions of like colour of a mean-shifted image, as masks."""
+    done = np.zeros((flat.shape[0] + 2, flat.shape[1] + 2), np.uint8)
+    for v in range(2, flat.shape[0], 4):
+        for u in range(2, flat.shape[1], 4):
+            if not done[v + 1, u + 1]:
+                before = done.copy()
+                cv2.floodFill(flat, done, (u, v), 0, (4, 4, 4), (4, 4, 4), 4 | cv2.FLOODFILL_MASK_ONLY | (1 << 8))
+                yield (done - before)[1:-1, 1:-1]
+
+
+def box_position(points: Float[np.ndarray, "h w 3"], box: Float[np.ndarray, " 4"]) -> Float[np.ndarray, " 3"] | None:
+    """Median of the valid points in the middle of a box given in the map's pixels; None where there is none."""
+    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * MIDDLE
+    (u0, v0), (u1, v1) = np.maximum(centre - half, 0).astype(int), np.ceil(centre + half).astype(int)
+    inside = points[v0 : max(v1, v0 + 1), u0 : max(u1, u0 + 1)].reshape(-1, 3)
+    valid = inside[np.isfinite(inside[:, 2]) & (inside[:, 2] > 0)]
+    return np.median(valid, axis=0) if len(valid) else None
+
+
+def _locate(
+    clip: Clip, cloud: dict, boxes: list[Box], route: str, points: np.ndarray
+) -> tuple[list[dict], list[Reject]]:
+    rows, rejects = [], []
+    shrink = np.tile([cloud["map_width"] / clip.camera.width, cloud["map_height"] / clip.camera.height], 2)
+    for name, box, score in boxes:
+        position = box_position(points, box * shrink)
+        if position is None:
+            rejects.append(Reject(clip.clip_id, Reason.BOX_WITHOUT_DEPTH, cloud["frame"], detail=name))
+            continue
+        frame = {key: cloud[key] for key in ("clip_id", "frame", "time_s")}
+        rows.append(frame | {"name": name, "box_px": box, "score": score, "route": route, "position_map": position})
+    return rows, rejects
+
+
+class GroundingDino:
+    """Open-vocabulary boxes by transformers' GroundingDINO from a local folder (IDEA-Research/grounding-dino-tiny)."""
+
+    BOX_THRESHOLD, TEXT_THRESHOLD = 0.35, 0.25  # the model's own defaults
+
+    def __init__(self, folder: Path) -> None:
+        """Raises FileNotFoundError saying what is missing."""
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(
+                f"no GroundingDINO weights in {folder}: put the files of IDEA-Research/grounding-dino-tiny there "
+                "(config.json, model.safetensors, tokenizer.json), or set objects.grounding_dino to null"
+            )
+        from transformers import AutoTokenizer, GroundingDinoForObjectDetection, GroundingDinoProcessor
+        from transformers.models.grounding_dino.image_processing_pil_grounding_dino import (
+            GroundingDinoImageProcessorPil,
+        )
+
+        self._model = GroundingDinoForObjectDetection.from_pretrained(folder).eval()
+        self._processor = GroundingDinoProcessor(
+            GroundingDinoImageProcessorPil(), AutoTokenizer.from_pretrained(folder)
+        )
+
+    def boxes(self, rgb: np.ndarray, names: tuple[str, ...]) -> list[Box]:
+        import torch
+
+        text = " . ".join(name.lower() for name in names) + " ."
+        inputs = self._processor(images=rgb, text=text, return_tensors="pt")
+        with torch.no_grad():
+            outputs = self._model(**inputs)
+        found = self._processor.post_process_grounded_object_detection(
+            outputs, inputs.input_ids, self.BOX_THRESHOLD, self.TEXT_THRESHOLD, target_sizes=[rgb.shape[:2]]
+        )[0]
+        return [
+            (label, box.numpy().astype(float), float(score))
+            for label, box, score in zip(found["text_labels"], found["boxes"], found["scores"], strict=True)
+            if label
+        ]
+
+
+def _draw(rgb: np.ndarray, boxes: list[Box], clip: Clip) -> np.ndarray:
+    picture = rgb.copy()
+    for name, box, _ in boxes:
+        x0, y0, x1, y1 = box.round().astype(int).tolist()
+        cv2.rectangle(picture, (x0, y0), (x1, y1), (255, 220, 0), 2)
+        cv2.putText(picture, name, (x0, max(12, y0 - 4)), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 220, 0), 1, cv2.LINE_AA)
+    return picture

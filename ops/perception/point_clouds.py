@@ -1,0 +1,163 @@
+"""Stage point_clouds: one point map for each sampled frame (paper 3.2.1: CUT3R at 1 fps).
+
+A map gives, for each pixel of the resized frame, the point seen there: camera frame of that frame, OpenCV axes, in the
+map's own unit (metric or up to a scale, said per row), NaN where there is none. Routes, first that a clip allows:
+`sensor_depth` (a depth sensor, metric), `two_view` (the camera moves; metric if its poses are given). A camera that
+stands still gives no depth here; such frames are rejected with that reason, never filled in.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from ops import tables
+from ops.config import PointCloudsConfig
+from ops.perception import drawing, two_view
+from ops.perception.depth_maps import map_size, points_of_depth, shrink_depth
+from ops.pipeline import StageContext
+from ops.rejects import ClipError, Reason, Reject
+from ops.sources.base import Clip, sampled_frames
+from ops.sources.manifest import read_clips
+from ops.store import Report, write_rejects
+
+FILE = "point_maps.h5"
+MAX_PICTURES = 8
+
+
+class PointMapEstimator(Protocol):
+    """A model that gives point maps from the frames of a clip alone (CUT3R: ops.models.cut3r)."""
+
+    def maps(self, frames: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """RGB uint8 frames -> (points (h, w, 3) in each frame's own camera, confidence (h, w))."""
+
+
+class PointMaps:
+    """The arrays of a shard; a context manager. Rows of point_clouds.parquet give the index."""
+
+    def __init__(self, folder: Path) -> None:
+        import h5py
+
+        self._file = h5py.File(folder / FILE, "r")
+
+    def __enter__(self) -> "PointMaps":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, index: int) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w"]]:
+        group = self._file[f"{index:06d}"]
+        return group["points"][:].astype(np.float32), group["confidence"][:].astype(np.float32)
+
+
+def read_point_map(folder: Path, index: int) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w"]]:
+    """(points (h, w, 3) in the map's own unit, NaN where none; confidence (h, w), 0 where none)."""
+    with PointMaps(folder) as maps:
+        return maps.read(index)
+
+
+def run(context: StageContext) -> Report:
+    """point_clouds.parquet, point_maps.h5 and rejects.parquet of a shard."""
+    import h5py
+
+    config = context.config.point_clouds
+    hands = tables.read("mano_fits", context.input("mano_fits") / "mano_fits.parquet")
+    clips = list(read_clips(context.input("raw_videos"), context.root))
+    rows, rejects, pictures, captions = [], [], [], []
+    with h5py.File(context.out / FILE, "w") as file:
+        for clip in context.progress(clips, unit="clip"):
+            for found in clip_maps(clip, hands.filter(clip_id=clip.clip_id), config):
+                if isinstance(found, Reject):
+                    rejects.append(found)
+                    continue
+                row, points, confidence, rgb = found
+                row["index"] = len(rows)
+                _store(file, len(rows), points, confidence)
+                rows.append(row)
+                if len(pictures) < 2 * MAX_PICTURES and (row["frame"] == 0 or len(rows) % 12 == 3):
+                    pictures += [rgb, drawing.depth(points[..., 2])]
+                    captions += [f"{clip.clip_id} {row['time_s']:.1f} s", f"{row['route']}, {row['scale']}"]
+    table = tables.frame("point_clouds", rows)
+    tables.write("point_clouds", table, context.out / "point_clouds.parquet")
+    report = Report(rows={"point_clouds": table.height})
+    write_rejects(context.out, rejects, report)
+    if rows:
+        report.metrics = {
+            "coverage_mean": float(table["coverage"].mean()),
+            "size_mb": (context.out / FILE).stat().st_size / 1e6,
+        }
+        report.tables = {"routes": table.group_by("route", "scale", "pose").len("frames").sort("route").to_dicts()}
+        drawing.sheet(pictures, captions, context.out / "maps.png")
+        report.pictures["frames and their depth"] = "maps.png"
+    return report
+
+
+Found = tuple[dict, np.ndarray, np.ndarray, np.ndarray]
+
+
+def clip_maps(clip: Clip, hands: pl.DataFrame, config: PointCloudsConfig) -> Iterator[Found | Reject]:
+    """(row, points, confidence, rgb) or a reject for each sampled frame of a clip."""
+    size = map_size(clip.camera, config.long_edge)
+    frames = sampled_frames(clip.times_s, config.fps)
+    try:
+        if clip.has_depth:
+            yield from _sensor(clip, frames, size)
+        else:
+            yield from _two_view(clip, frames, hands, size)
+    except ClipError as error:
+        yield error.reject(clip.clip_id)
+
+
+def _sensor(clip: Clip, frames: list[int], size: tuple[int, int]) -> Iterator[Found | Reject]:
+    camera = clip.camera.resized(*size)
+    for frame in clip.frames(frames, size):
+        depth = clip.depth_m(frame.index)
+        if depth is None:
+            detail = "the source has no depth for this frame"
+            yield Reject(clip.clip_id, Reason.DEPTH_MISSING, frame.index, detail=detail)
+            continue
+        points = points_of_depth(shrink_depth(depth, size), camera)
+        confidence = np.isfinite(points[..., 2]).astype(np.float32)
+        yield _row(clip, frame, size, points, "sensor_depth", "metric"), points, confidence, frame.rgb
+
+
+def _two_view(clip: Clip, frames: list[int], hands: pl.DataFrame, size: tuple[int, int]) -> Iterator[Found | Reject]:
+    boxes = {
+        key[0]: table["joints_px"].to_numpy().reshape(-1, 21, 2)
+        for key, table in hands.partition_by(["frame"], as_dict=True).items()
+    }
+    metric = "metric" if clip.T_cam_world is not None else "relative"
+    for index in frames:
+        found = two_view.frame_map(clip, index, boxes, size)
+        if isinstance(found, Reject):
+            yield found
+            continue
+        frame, points, confidence = found
+        yield _row(clip, frame, size, points, "two_view", metric), points, confidence, frame.rgb
+
+
+def _row(clip: Clip, frame, size: tuple[int, int], points: np.ndarray, route: str, scale: str) -> dict:
+    pose = None if clip.T_cam_world is None else clip.T_cam_world[frame.index].reshape(16)
+    return {
+        "clip_id": clip.clip_id,
+        "frame": frame.index,
+        "time_s": frame.time_s,
+        "route": route,
+        "scale": scale,
+        "map_width": size[0],
+        "map_height": size[1],
+        "coverage": float(np.isfinite(points[..., 2]).mean()),
+        "T_cam_world": pose,
+        "pose": "none" if pose is None else "given",
+    }
+
+
+def _store(file, index: int, points: np.ndarray, confidence: np.ndarray) -> None:
+    """Half precision: at 0.5 m the step is 0.25 mm, well below what any route here measures."""
+    group = file.create_group(f"{index:06d}")
+    for name, array in (("points", points), ("confidence", confidence)):
+        group.create_dataset(name, data=array.astype(np.float16), compression="gzip", compression_opts=3, shuffle=True)
