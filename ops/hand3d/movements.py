@@ -12,7 +12,7 @@ from jaxtyping import Float
 from ops.geometry import transforms
 from ops.hand3d.facts import Facts
 from ops.hand3d.relations import finish, rejects, row_id
-from ops.hand3d.stable import choose
+from ops.hand3d.stable import stable_hash
 from ops.rejects import Reason
 from ops.tables import BOOL, F32, STR, vec
 
@@ -95,8 +95,10 @@ def relative_poses(pairs: pl.DataFrame) -> Float[np.ndarray, "rows 4 4"]:
 
 
 def _with_first(last: pl.DataFrame, facts: Facts, seed: int) -> pl.DataFrame:
-    """Pair every sampled frame with one that is 1 to MAX_GAP samples earlier, chosen by the row's id."""
-    gap = pl.Series(1 + choose(last["row_id"], MAX_GAP, seed, "gap"))
+    """Pair every sampled frame but the first with one up to MAX_GAP samples earlier, chosen by the row's id."""
+    last = last.filter(pl.col("sample") > 0)
+    most = np.minimum(last["sample"].to_numpy(), MAX_GAP).astype(np.uint64)
+    gap = pl.Series(1 + (stable_hash(last["row_id"], seed, "gap") % most).astype(np.int64), dtype=pl.Int64)
     first = facts.samples.select("clip_id", first_sample="sample", first_frame="frame", first_T_cam_world="T_cam_world")
     return last.with_columns(first_sample=pl.col("sample") - gap).join(
         first, on=["clip_id", "first_sample"], maintain_order="left"
