@@ -2,19 +2,20 @@
 
 Geometry is computed frame by frame, the linear algebra for LANES frames at once (ops.hands.arrowhead); a lane whose
 frame is done takes the next one. The wrist moves by left increments of its rotation matrix, fingers by axis-angle.
-Derivatives are exact but for one term: a tip's pose blend shapes are differentiated in its own finger only (their
-values take all). Metres and radians; points in MANO21 order.
+Derivatives are exact but for one term: where a tip's pose blend shapes answer to other fingers, that offset is held
+during a step and renewed after it, so that fingers stay separate. Metres and radians; points in MANO21 order.
 """
 
 import numpy as np
 from numba import njit
 
 from ops.hands.arrowhead import LANES, lane_arrays, solve
-from ops.hands.mano import pose_chain, pose_tips, rodrigues
+from ops.hands.mano import add_pose_offset, pose_chain, rodrigues, skin_tips
 
 TIP_OF_FINGER = (17, 18, 20, 19, 16)  # MANO21 index of the tip of index, middle, little, ring, thumb
 # MANO21 points in the solver's order: wrist and knuckles, then joints 2, 3 and tip of each finger
 POINT_ORDER = (0, 1, 4, 7, 10, 13, 2, 3, 17, 5, 6, 18, 8, 9, 20, 11, 12, 19, 14, 15, 16)
+FINGER_OF_TIP = (4, 0, 1, 3, 2)  # MANO's finger of the tips thumb to little
 POSE_COLUMNS = 7  # border columns of a pose step: rotation, position, residual
 SHAPE_COLUMNS = 17  # and ten betas before the residual
 MAX_ITERATIONS = 25
@@ -35,7 +36,7 @@ def fit_poses(y, weight, rest, pose, skin, prior, theta, wrist, tau, used, toler
     has_pose = np.any(pose != 0.0)
     damping, step, failed = lanes[4], lanes[8], lanes[9]
     iterations = np.zeros(len(y), np.int64)
-    frame, cost = np.full(LANES, -1), np.zeros(LANES)
+    frame, cost, others = np.full(LANES, -1), np.zeros(LANES), np.zeros((LANES, 5, 3))
     new_theta, new_wrist, new_tau = np.empty(45), np.empty((3, 3)), np.empty(3)
     queue, waiting = np.flatnonzero(used), 0
     running = 0
@@ -46,7 +47,19 @@ def fit_poses(y, weight, rest, pose, skin, prior, theta, wrist, tau, used, toler
                 waiting, running = waiting + 1, running + 1
                 frame[lane], damping[lane] = n, FIRST_DAMPING
                 cost[lane] = _evaluate(
-                    theta[n], wrist[n], tau[n], y[n], weight[n], rest, pose, skin, prior, has_pose, space
+                    theta[n],
+                    wrist[n],
+                    tau[n],
+                    y[n],
+                    weight[n],
+                    rest,
+                    pose,
+                    skin,
+                    prior,
+                    has_pose,
+                    space,
+                    others[lane],
+                    True,
                 )
                 _linearise(lane, theta[n], y[n], weight[n], rest, pose, skin, prior, has_pose, space, lanes)
         solve(lanes, curvature, scratch)
@@ -60,7 +73,19 @@ def fit_poses(y, weight, rest, pose, skin, prior, theta, wrist, tau, used, toler
             if not failed[lane]:
                 _advance(theta[n], wrist[n], tau[n], step, lane, new_theta, new_wrist, new_tau)
                 new_cost = _evaluate(
-                    new_theta, new_wrist, new_tau, y[n], weight[n], rest, pose, skin, prior, has_pose, space
+                    new_theta,
+                    new_wrist,
+                    new_tau,
+                    y[n],
+                    weight[n],
+                    rest,
+                    pose,
+                    skin,
+                    prior,
+                    has_pose,
+                    space,
+                    others[lane],
+                    False,
                 )
                 done = _largest(step, lane) < 1e-6
             if new_cost < cost[lane]:
@@ -68,7 +93,25 @@ def fit_poses(y, weight, rest, pose, skin, prior, theta, wrist, tau, used, toler
                 wrist[n] = new_wrist
                 tau[n] = new_tau
                 done = done or cost[lane] - new_cost < tolerance
-                cost[lane], damping[lane] = new_cost, max(0.1 * damping[lane], LEAST_DAMPING)
+                damping[lane] = max(0.1 * damping[lane], LEAST_DAMPING)
+                cost[lane] = new_cost
+                if has_pose:
+                    cost[lane] = _evaluate(
+                        new_theta,
+                        new_wrist,
+                        new_tau,
+                        y[n],
+                        weight[n],
+                        rest,
+                        pose,
+                        skin,
+                        prior,
+                        has_pose,
+                        space,
+                        others[lane],
+                        True,
+                    )
+                    done = done and abs(cost[lane] - new_cost) < tolerance
                 if not done:
                     _linearise(lane, new_theta, y[n], weight[n], rest, pose, skin, prior, has_pose, space, lanes)
             else:
@@ -85,12 +128,14 @@ def shape_step(y, weight, rest, pose, skin, shape, prior, theta, wrist, tau):
     curvature = _block_prior(prior)
     has_pose = np.any(pose != 0.0)
     border, failed = lanes[7], lanes[9]
-    matrix, gradient = np.zeros((10, 10)), np.zeros(10)
+    matrix, gradient, others = np.zeros((10, 10)), np.zeros(10), np.zeros((5, 3))
     for start in range(0, len(y), LANES):
         count = min(LANES, len(y) - start)
         for lane in range(count):
             n = start + lane
-            _evaluate(theta[n], wrist[n], tau[n], y[n], weight[n], rest, pose, skin, prior, has_pose, space)
+            _evaluate(
+                theta[n], wrist[n], tau[n], y[n], weight[n], rest, pose, skin, prior, has_pose, space, others, True
+            )
             _shape_derivatives(shape, skin, space)
             _linearise(lane, theta[n], y[n], weight[n], rest, pose, skin, prior, has_pose, space, lanes)
         solve(lanes, curvature, scratch)
@@ -126,13 +171,27 @@ def _block_prior(prior):
 
 
 @njit(cache=True, fastmath=_FLAGS)
-def _evaluate(theta, wrist, tau, y, weight, rest, pose, skin, prior, has_pose, space):
-    """Forward pass and cost: weighted squared distances plus the prior, m^2."""
-    local, world, points = space[0], space[1], space[2]
+def _evaluate(theta, wrist, tau, y, weight, rest, pose, skin, prior, has_pose, space, others, renew):
+    """Forward pass and cost: weighted squared distances plus the prior, m^2.
+
+    others (5, 3): offset of each tip by the other fingers' poses; written if `renew`, else read.
+    """
+    local, world, points, posed = space[0], space[1], space[2], space[3]
     world[0] = wrist
     points[0] = tau
     pose_chain(theta, rest, local, world, points)
-    pose_tips(rest, pose, skin, has_pose, local, world, points, space[3])
+    posed[:] = rest[16:]
+    if has_pose:
+        for tip in range(5):
+            own = 3 * FINGER_OF_TIP[tip] + 1
+            if renew:
+                others[tip] = 0.0
+                add_pose_offset(local, pose[tip], 1, own, others[tip])
+                add_pose_offset(local, pose[tip], own + 3, 16, others[tip])
+            for i in range(3):
+                posed[tip, i] += others[tip, i]
+            add_pose_offset(local, pose[tip], own, own + 3, posed[tip])
+    skin_tips(rest, posed, skin, world, points)
     cost = 0.0
     for j in range(21):
         if weight[j] > 0.0:

@@ -166,15 +166,9 @@ def pose_chain(theta: np.ndarray, rest: np.ndarray, local: np.ndarray, world: np
 
 
 @njit(cache=True)
-def pose_tips(
-    rest: np.ndarray, pose: np.ndarray, weights: np.ndarray, has_pose: bool, local: np.ndarray, world: np.ndarray, points: np.ndarray, posed: np.ndarray
-) -> None:  # fmt: skip
-    """Fill the five tip vertices, points[16:], after `pose_chain`; posed (5, 3): they before skinning."""
+def skin_tips(rest: np.ndarray, posed: np.ndarray, weights: np.ndarray, world: np.ndarray, points: np.ndarray) -> None:
+    """Fill the five tip vertices, points[16:], after `pose_chain`. posed (5, 3): tips at rest with pose offsets."""
     for tip in range(5):
-        at = posed[tip]
-        at[:] = rest[16 + tip]
-        if has_pose:
-            _add_pose_offset(local, pose[tip], at)
         points[16 + tip] = 0.0
         for k in range(16):
             weight = weights[tip, k]
@@ -182,14 +176,14 @@ def pose_tips(
                 for i in range(3):
                     turned = points[k, i]
                     for j in range(3):
-                        turned += world[k, i, j] * (at[j] - rest[k, j])
+                        turned += world[k, i, j] * (posed[tip, j] - rest[k, j])
                     points[16 + tip, i] += weight * turned
 
 
 @njit(cache=True)
-def _add_pose_offset(local: np.ndarray, pose: np.ndarray, at: np.ndarray) -> None:
-    """Pose blend shapes of one vertex: (R - I) of the 15 finger joints, weighted."""
-    for k in range(1, 16):
+def add_pose_offset(local: np.ndarray, pose: np.ndarray, first: int, last: int, at: np.ndarray) -> None:
+    """Pose blend shapes of one vertex from joints first to last - 1: (R - I), weighted."""
+    for k in range(first, last):
         for i in range(3):
             for j in range(3):
                 feature = local[k, i, j] - (1.0 if i == j else 0.0)
@@ -212,7 +206,11 @@ def keypoints_forward(
         rodrigues(r[frame, 0], r[frame, 1], r[frame, 2], world[0])
         points[0] = tau[frame]
         pose_chain(theta[frame], own, local, world, points)
-        pose_tips(own, pose, weights, has_pose, local, world, points, posed)
+        posed[:] = own[16:]
+        if has_pose:
+            for tip in range(5):
+                add_pose_offset(local, pose[tip], 1, 16, posed[tip])
+        skin_tips(own, posed, weights, world, points)
         for joint in range(21):
             out[frame, joint] = points[MANO21_OF_OPENPOSE[joint]]
     return out

@@ -6,6 +6,7 @@ other name in the file is refused.
 """
 
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
-    except (OSError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a readable .npz of plain arrays ({error}); fetch or convert it again") from error
 
 
@@ -54,7 +55,7 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         try:
             content = _ArraysOnly(file, encoding="latin1").load()
-        except pickle.UnpicklingError as error:
+        except _RefusedError as error:
             raise ValueError(f"{path}: {error}") from error
         except Exception as error:  # a damaged pickle may raise anything
             raise ValueError(f"{path}: damaged pickle ({error!r}); fetch the file again") from error
@@ -63,10 +64,14 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     return {str(key): _to_array(value) for key, value in content.items() if key in SHAPES or key == "kintree_table"}
 
 
+class _RefusedError(Exception):
+    """The file asks for something that no hand model needs."""
+
+
 def _encode(text: str, encoding: str) -> bytes:
     """What ``_codecs.encode`` does in pickles of byte strings, for the one codec they use."""
     if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"refused: codec {encoding!r}")
+        raise _RefusedError(f"refused: codec {encoding!r}")
     return text.encode("latin1")
 
 
@@ -101,13 +106,13 @@ class _ArraysOnly(pickle.Unpickler):
             return _reconstruct_stub
         if module in ("__builtin__", "builtins") and name in ("object", "set"):
             return {"object": object, "set": set}[name]
-        raise pickle.UnpicklingError(f"refused: the file asks for {module}.{name}, which no MANO file needs")
+        raise _RefusedError(f"refused: the file asks for {module}.{name}, which no MANO file needs")
 
 
 def _reconstruct_stub(kind: type, base: type, state: object) -> object:
     """Protocol 0/1 objects of Python 2; only stubs and sparse matrices are made this way."""
     if kind not in (_Chumpy, scipy.sparse.csc_matrix) or base is not object:
-        raise pickle.UnpicklingError(f"refused: reconstruction of {kind}")
+        raise _RefusedError(f"refused: reconstruction of {kind}")
     return object.__new__(kind)
 
 

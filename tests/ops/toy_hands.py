@@ -11,7 +11,9 @@ from ops.hands.joints import MANO_PARENTS, TIP_VERTICES
 
 FAN = np.deg2rad([4.0, -8.0, -36.0, -13.0, 45.0])  # MANO's finger order
 ROOTS_M = np.array([[0, 0, 0.03], [0, 0, 0.006], [0.014, 0, -0.03], [0.005, 0, -0.012], [0.06, -0.004, 0.028]])
-BONES_M = np.array([[0.033, 0.023, 0.02], [0.032, 0.026, 0.02], [0.02, 0.015, 0.018], [0.029, 0.023, 0.02], [0.032, 0.028, 0.025]])
+BONES_M = np.array(
+    [[0.033, 0.023, 0.02], [0.032, 0.026, 0.02], [0.02, 0.015, 0.018], [0.029, 0.023, 0.02], [0.032, 0.028, 0.025]]
+)
 
 
 def toy_arrays(side: str, seed: int = 0) -> dict[str, np.ndarray]:
@@ -21,13 +23,15 @@ def toy_arrays(side: str, seed: int = 0) -> dict[str, np.ndarray]:
     regressor = _regressor(vertices, joints)
     shapedirs = np.stack([_smooth_field(rng, vertices, 0.003 / (k + 1)) for k in range(10)], axis=-1)
     shapedirs[..., 0] = 0.05 * (vertices - joints[0])  # the first beta is mostly size
-    posedirs = np.stack([_smooth_field(rng, vertices, 0.002) for _ in range(135)], axis=-1)
+    posedirs = np.stack(
+        [_smooth_field(rng, vertices, 0.002) * _near(vertices, joints[1 + k // 9]) for k in range(135)], axis=-1
+    )
     flip = np.array([-1.0 if side == "left" else 1.0, 1.0, 1.0])
     mean = rng.normal(0, 0.2, (15, 3)) * ([1, -1, -1] if side == "left" else [1, 1, 1])
     return {
         "v_template": vertices * flip,
         "shapedirs": shapedirs * flip[:, None],
-        "posedirs": posedirs * flip[:, None],
+        "posedirs": posedirs * flip[:, None] * np.tile(np.outer(flip, flip).ravel(), 15),
         "J_regressor": regressor,
         "kintree_table": np.array([[4294967295, *MANO_PARENTS[1:]], range(16)]),
         "weights": weights,
@@ -98,6 +102,11 @@ def _regressor(vertices: np.ndarray, joints: np.ndarray) -> np.ndarray:
         system = np.vstack([vertices[near].T, np.ones(10)])
         regressor[k, near] = np.linalg.lstsq(system, np.append(joint, 1.0), rcond=None)[0]
     return regressor
+
+
+def _near(vertices: np.ndarray, joint: np.ndarray) -> np.ndarray:
+    """Pose blend shapes are local: they fade over two centimetres, as MANO's were trained to."""
+    return np.exp(-((vertices - joint) ** 2).sum(axis=1, keepdims=True) / (2 * 0.02**2))
 
 
 def _smooth_field(rng: np.random.Generator, vertices: np.ndarray, size: float) -> np.ndarray:
