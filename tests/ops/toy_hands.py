@@ -62,7 +62,7 @@ def natural_poses(rng: np.random.Generator, n: int, side: str = "right") -> tupl
     angle = 2 * np.arccos(np.clip(quaternion[:, :1], -1, 1))
     axis = quaternion[:, 1:] / np.linalg.norm(quaternion[:, 1:], axis=1, keepdims=True)
     r = axis * np.where(angle > np.pi, angle - 2 * np.pi, angle)
-    return theta.reshape(n, 45), r, rng.normal(0, 0.3, (n, 3)) + [0, 0, 0.5], rng.normal(0, 1, 10)
+    return theta.reshape(n, 45), r, rng.normal(0, 0.3, (n, 3)) + np.array([0, 0, 0.5]), rng.normal(0, 1, 10)
 
 
 def _skeleton() -> tuple[np.ndarray, np.ndarray]:
