@@ -63,7 +63,7 @@ def probe(path: Path) -> VideoInfo:
     index = _index_of(path)
     num_frames = len(index.pts)
     starts = np.unique(np.searchsorted(index.pts, index.keyframe_pts))
-    wanted = sorted({*starts.tolist(), num_frames - 1}) if index.seekable else None
+    wanted = sorted({*starts.tolist(), num_frames - 1}) if index.seekable else [0]  # else all was decoded to count it
     shape, decoded = (0, 0), 0
     for frame in read_frames(path, wanted):
         shape, decoded = frame.rgb.shape[:2], decoded + 1
@@ -182,16 +182,24 @@ def _index_of(path: Path) -> _Index:
 @lru_cache(maxsize=32)
 def _read_index(path: Path, _version) -> _Index:
     with _open(path) as container:
-        stream = container.streams.video[0]
+        stream, is_mp4 = container.streams.video[0], "mp4" in container.format.name
+        packets, end_s = [], 0.0
         try:
-            packets = [
-                (p.pts, p.dts, p.is_keyframe, p.is_corrupt)
-                for p in container.demux(stream)
-                if p.size and not p.is_discard
-            ]
+            for packet in container.demux(stream) if is_mp4 else container.demux():
+                if not packet.size or packet.is_discard:
+                    continue
+                stamp = packet.pts if packet.pts is not None else packet.dts
+                end_s = max(end_s, float(((stamp or 0) + (packet.duration or 0)) * packet.time_base))
+                if packet.stream.index == stream.index:
+                    packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_corrupt))
         except av.FFmpegError as error:
             raise ClipError(Reason.CORRUPT_VIDEO, f"{path.name} breaks off: {error}") from error
-        listed = stream.frames if "mp4" in container.format.name else 0
+        # the header's promise: a frame count in MP4, the duration of the longest stream elsewhere
+        stated_s = 0.0 if is_mp4 or container.duration is None else container.duration / av.time_base
+        if packets and stated_s > end_s + 0.25:
+            detail = f"{path.name} is truncated: it should last {stated_s:.2f} s, its data end at {end_s:.2f} s"
+            raise ClipError(Reason.CORRUPT_VIDEO, detail)
+        listed = stream.frames if is_mp4 else 0
         return _checked_index(path, packets, listed, stream.time_base, container.format.name == "avi")
 
 

@@ -143,7 +143,7 @@ def _draw(models, camera_size, fps, num_frames, moving_camera, rng) -> Scene:
 
 
 def _new_plan(models: dict[str, HandModel], rng: np.random.Generator) -> tuple[Plan, dict[str, Hand]]:
-    objects = pick_objects(rng, int(rng.integers(3, 6)), must_grip=2)
+    objects = pick_objects(rng, int(rng.integers(3, 5)), must_grip=2)
     try:
         spots = place_objects(rng, [o.radius for o in objects])
     except LookupError as error:
@@ -173,7 +173,9 @@ def _relaxed(hand: Hand, rng: np.random.Generator) -> np.ndarray:
 
 def _plan_actions(plan: Plan, hands: dict[str, Hand], duration: float, rng: np.random.Generator) -> None:
     num_actions = max(1, round(duration / 5.2))
-    edges = np.linspace(min(0.3, duration * 0.05), duration - min(0.3, duration * 0.05), num_actions + 1)
+    idle = duration * rng.uniform(0.01, 0.05, 2)
+    edges = np.linspace(idle[0], duration - idle[1], num_actions + 1)
+    edges[1:-1] += rng.uniform(-0.4, 0.4, num_actions - 1)
     order = list(rng.permutation(list(hands)))
     for i, (start, end) in enumerate(pairwise(edges)):
         _plan_action(plan, hands[str(order[i % len(order)])], float(start), float(end), rng)
@@ -215,13 +217,13 @@ def _grasp(plan: Plan, hand: Hand, index: int, rng: np.random.Generator) -> tupl
     obj, distance = plan.objects[index], _distance_to(plan, index)
     sign = 1.0 if hand.side == "right" else -1.0
     if obj.grip == "side":
-        yaw, roll, pitch = rng.uniform(0.1, 0.8), rng.uniform(0.0, 0.45), rng.uniform(0.0, 0.35)
+        yaw, roll, pitch = rng.uniform(0.1, 0.8), rng.uniform(0.15, 0.8), rng.uniform(0.0, 0.35)
         fingers = np.array([-sign * np.sin(yaw), np.cos(yaw), -np.tan(pitch)])
         palm = np.array([-sign * np.cos(yaw), -np.sin(yaw), -np.tan(roll)])
         height = max(0.055, obj.height * rng.uniform(0.5, 0.62)) if obj.height < 0.12 else rng.uniform(0.06, 0.08)
         ahead = 0.085
     else:
-        pitch, yaw = rng.uniform(0.6, 0.95), rng.uniform(0.0, 0.5)
+        pitch, yaw = rng.uniform(0.35, 0.75), rng.uniform(0.0, 0.5)
         fingers = np.array([-sign * np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch), -np.sin(pitch)])
         palm = np.array([-sign * 0.3, -np.sin(pitch), -np.cos(pitch)])
         height, ahead = obj.height * 0.62, 0.105
@@ -305,7 +307,7 @@ def _place(plan: Plan, hand: Hand, start: float, end: float, rng: np.random.Gene
 
 
 def _is_free(plan: Plan, index: int, target: np.ndarray) -> bool:
-    inside = -0.25 <= target[0] <= 0.25 and -0.03 <= target[1] <= 0.25
+    inside = -0.22 <= target[0] <= 0.22 and -0.03 <= target[1] <= 0.21
     apart = [
         np.linalg.norm(target - plan.spots[i]) - plan.objects[index].radius - o.radius
         for i, o in enumerate(plan.objects)
@@ -444,8 +446,8 @@ def _local(T_world_obj: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def _head_camera(size: tuple[int, int], times: np.ndarray, wrists: dict, moving: bool, rng: np.random.Generator):
     """A camera at the wearer's forehead; swaying, and looking a little after the hand, if it moves."""
-    camera = PinholeCamera.from_fov_x(float(rng.uniform(58, 70)), *size)
-    eye = np.array([rng.uniform(-0.06, 0.06), rng.uniform(-0.40, -0.32), rng.uniform(0.40, 0.52)]) + np.zeros(
+    camera = PinholeCamera.from_fov_x(float(rng.uniform(56, 68)), *size)
+    eye = np.array([rng.uniform(-0.06, 0.06), rng.uniform(-0.36, -0.28), rng.uniform(0.38, 0.47)]) + np.zeros(
         (len(times), 3)
     )
     target = np.array([rng.uniform(-0.03, 0.03), rng.uniform(0.02, 0.06), 0.02]) + np.zeros((len(times), 3))

@@ -73,8 +73,8 @@ def pick_objects(rng: np.random.Generator, count: int, must_grip: int) -> list[S
 def place_objects(
     rng: np.random.Generator,
     radii: list[float],
-    gap: float = 0.06,
-    limits: tuple[float, float, float, float] = (-0.26, 0.26, 0.0, 0.24),
+    gap: float = 0.055,
+    limits: tuple[float, float, float, float] = (-0.21, 0.21, 0.0, 0.19),
 ) -> Float[np.ndarray, "n 2"]:
     """Foot positions (x, y) that keep `gap` between the objects' circles. limits: x min, x max, y min, y max.
 

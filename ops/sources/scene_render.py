@@ -229,10 +229,16 @@ class Cuff:
         rings = []
         for distance in where_m:
             k = round(distance / fine[-1] * 40)
-            turn, _ = Rotation.align_vectors(tangents[k][None], back[None])
-            spread = turn.apply(edge - start) * (1 + 0.4 * min(distance / 0.25, 1.0))
+            spread = (edge - start) @ _shortest_turn(back, tangents[k]).T * (1 + 0.4 * min(distance / 0.25, 1.0))
             rings.append(curve[k] + spread + thicker * spread / np.linalg.norm(spread, axis=1, keepdims=True))
         return np.concatenate(rings)
+
+
+def _shortest_turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Rotation matrix that takes one unit vector to another, not opposite one."""
+    x, y, z = np.cross(start, end)
+    skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + skew + skew @ skew / (1 + start @ end)
 
 
 # -- the scene as MJCF
