@@ -7,17 +7,17 @@ smoke score, and says so.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from scipy.stats import binomtest
 
 from ops import tables, tracking
 from ops.evaluation import motion, spatial
 from ops.models.vipa import VipaVLA
 from ops.pipeline import StageContext
+from ops.robots import drift, evaluate, lerobot, policies
+from ops.robots.evaluate import Interval
 from ops.store import Report
 from ops.training import answers, data
 from ops.training.base import tokenizer_of
@@ -26,24 +26,6 @@ from ops.training.stages import open_store
 PAPER_TRIALS = 500  # a suite
 PAPER_TEST_ROWS = 2000
 CONSTANT = "constant"
-
-
-@dataclass(frozen=True)
-class Rate:
-    """k successes of n trials with their 95 % Wilson interval."""
-
-    k: int
-    n: int
-    rate: float
-    low: float
-    high: float
-
-
-def wilson(k: int, n: int) -> Rate:
-    if n < 1:
-        raise ValueError("a success rate needs at least one trial: set benchmark.num_trials to 1 or more")
-    interval = binomtest(k, n).proportion_ci(method="wilson")
-    return Rate(k, n, k / n, float(interval.low), float(interval.high))
 
 
 def run(context: StageContext) -> Report:
@@ -193,22 +175,26 @@ def _motion_row(name: str, found: motion.MotionScore) -> dict[str, object]:
 
 def simulator(context: StageContext, report: Report) -> None:
     """Trials of the policy and of two policies that look at nothing, from the same initial states."""
-    from ops.robots import evaluate, lerobot, policies
     from ops.training.policy import VipaPolicy
 
     config, robots = context.config.benchmark, context.config.robot_demonstrations
     demonstrations = lerobot.read(context.input("robot_demonstrations") / "lerobot")
+    vipa = VipaPolicy(context.input("posttrained_policies"))
+    simulator_state = drift.check_drift()
+    evaluate.require_no_drift(simulator_state)
     ready = {
-        "policy": VipaPolicy(context.input("posttrained_policies")),
+        "policy": vipa,
         "random": policies.RandomPolicy(),
-        "mean_action": policies.MeanActionPolicy(demonstrations.action),
+        "mean_action": policies.MeanActionPolicy(demonstrations),
     }
     parts = [
         evaluate.run_trials(
-            policy, name, robots.suite, robots.task_id, config.num_trials, seed=config.seed, progress=context.progress
+            policy, name, robots.suite, robots.task_id, config.num_trials, seed=config.seed, image_size=robots.image_size,
+            views=vipa.settings.views, finished=context.scratch / "trials.jsonl",
+            progress=lambda items, total: context.progress(items, total, "trial"),
         )
         for name, policy in ready.items()
-    ]
+    ]  # fmt: skip
     trials = pl.concat(parts)
     tables.write("trials", trials, context.out / "trials.parquet")
     rates = trial_rates(trials)
@@ -217,19 +203,20 @@ def simulator(context: StageContext, report: Report) -> None:
     report.tables["Simulator"] = _trial_rows(trials, rates)
     draw_rates(trials, rates, context.out / "trials.png")
     report.pictures["success and progress in the simulator"] = "trials.png"
-    versions = ", ".join(f"{name} {version}" for name, version in evaluate.versions().items())
+    versions = ", ".join(f"{name} {version}" for name, version in simulator_state.versions.items())
     report.notes.append(
         f"Smoke score: {config.num_trials} trials of one task ({robots.suite}, task {robots.task_id}) a policy; the paper's "
         f"are {PAPER_TRIALS} trials a suite of 10 tasks, which these cannot be compared with. Simulator: {versions}."
     )
 
 
-def trial_rates(trials: pl.DataFrame) -> dict[str, Rate]:
-    counts = trials.group_by("policy", maintain_order=True).agg(pl.col("success").sum(), pl.len())
-    return {name: wilson(int(k), int(n)) for name, k, n in counts.iter_rows()}
+def trial_rates(trials: pl.DataFrame) -> dict[str, Interval]:
+    """Policy -> success rate with its interval. Raises ValueError where trials ended in an error."""
+    names = trials["policy"].unique(maintain_order=True)
+    return {name: evaluate.score(trials.filter(policy=name)) for name in names}
 
 
-def trial_metrics(trials: pl.DataFrame, rates: dict[str, Rate]) -> dict[str, float]:
+def trial_metrics(trials: pl.DataFrame, rates: dict[str, Interval]) -> dict[str, float]:
     """libero/<policy>/success and its interval, n, and mean progress with a bootstrap interval."""
     found: dict[str, float] = {}
     for name, rate in rates.items():
@@ -237,18 +224,18 @@ def trial_metrics(trials: pl.DataFrame, rates: dict[str, Rate]) -> dict[str, flo
         low, high = spatial.bootstrap_ci(progress, 0)
         found |= {
             f"libero/{name}/success": rate.rate, f"libero/{name}/success_low": rate.low, f"libero/{name}/success_high": rate.high,
-            f"libero/{name}/num_trials": float(rate.n), f"libero/{name}/num_successes": float(rate.k),
+            f"libero/{name}/num_trials": float(rate.trials), f"libero/{name}/num_successes": float(rate.successes),
             f"libero/{name}/progress": float(progress.mean()), f"libero/{name}/progress_low": low, f"libero/{name}/progress_high": high,
         }  # fmt: skip
     return found
 
 
-def _trial_rows(trials: pl.DataFrame, rates: dict[str, Rate]) -> list[dict[str, object]]:
+def _trial_rows(trials: pl.DataFrame, rates: dict[str, Interval]) -> list[dict[str, object]]:
     means = dict(trials.group_by("policy").agg(pl.col("progress").mean()).iter_rows())
     return [
         {
             "policy": name,
-            "successes": f"{r.k} of {r.n}",
+            "successes": f"{r.successes} of {r.trials}",
             "rate": round(r.rate, 3),
             "95 % Wilson": f"{r.low:.2f} to {r.high:.2f}",
             "progress": round(means[name], 3),
@@ -257,7 +244,7 @@ def _trial_rows(trials: pl.DataFrame, rates: dict[str, Rate]) -> list[dict[str, 
     ]
 
 
-def draw_rates(trials: pl.DataFrame, rates: dict[str, Rate], path: Path) -> None:
+def draw_rates(trials: pl.DataFrame, rates: dict[str, Interval], path: Path) -> None:
     """Success with its Wilson interval, and mean progress, a bar a policy."""
     from matplotlib.figure import Figure
 

@@ -123,7 +123,7 @@ def _train(context, model, tokenizer, frames, rows, run) -> dict[str, list[loop.
     points = replace(config, num_steps=round(config.num_steps * POINT_STEPS))
     tasks = {
         "point maps": (point_task(model, with_points, version), points),
-        "picture talk": (talk_task(model, tokenizer, frames, rows, config, version), config),
+        "picture talk": (talk_task(model, tokenizer, [f for f in frames if f.places], rows, config, version), config),
     }
     curves = {}
     for name, (task, settings) in tasks.items():

@@ -17,6 +17,8 @@ from ops.training.robot_data import PolicySettings, robot_prompt
 class VipaPolicy:
     """Loads a folder of stage 3: weights, policy.json (scaling, views) and tokenizer. Needs nothing beside it."""
 
+    needs_images = True
+
     def __init__(self, folder: Path) -> None:
         self.model = VipaVLA.load(folder).eval()
         self.settings = PolicySettings.load(folder)
