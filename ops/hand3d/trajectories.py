@@ -56,9 +56,7 @@ def resample(
 def path_length_m(points: Float[np.ndarray, "n 3"], offsets: Int[np.ndarray, " rows_1"]) -> Float[np.ndarray, " rows"]:
     """Length of each row's path; row i is points[offsets[i]:offsets[i + 1]]."""
     steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
-    within = np.ones(len(steps), bool)
-    within[offsets[1:-1] - 1] = False  # a step from one row to the next is no movement
-    total = np.concatenate([[0.0], np.cumsum(np.where(within, steps, 0.0))])
+    total = np.concatenate([[0.0], np.cumsum(steps)])  # steps between rows cancel: no row ends on one
     return total[offsets[1:] - 1] - total[offsets[:-1]]
 
 
