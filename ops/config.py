@@ -137,7 +137,8 @@ class TrainConfig:
 @dataclass(frozen=True)
 class RobotDemonstrationsConfig:
     suite: str = "libero_object"
-    task_id: int = 0
+    task_id: int = 4
+    """Of LIBERO-Object: the ketchup, which stands at the same spot in every initial state."""
     num_demonstrations: int = 24
     """Successful ones that are kept; the paper's sets have 50 a task."""
     image_size: int = 128

@@ -22,8 +22,8 @@ from ops.pipeline import StageContext
 from ops.rejects import Reason, Reject
 from ops.robots import lerobot_writer
 from ops.robots.expert import Expert
-from ops.robots.libero import CONTROL_HZ, LiberoEnv
 from ops.robots.lerobot_writer import Episode
+from ops.robots.libero import CONTROL_HZ, LiberoEnv
 from ops.store import Report, write_file, write_rejects
 
 MAX_ATTEMPTS = 3

@@ -290,9 +290,7 @@ def _write_meta(folder: Path, totals: _Totals, features: dict, fps: float, robot
     meta = folder / "meta"
     (meta / "episodes" / "chunk-000").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(totals.episodes), meta / "episodes" / "chunk-000" / "file-000.parquet")
-    pandas = {"index_columns": ["__index_level_0__"], "column_indexes": [], "columns": []}
-    tasks = pa.table({"task_index": list(range(len(totals.tasks))), "__index_level_0__": totals.tasks})
-    pq.write_table(tasks.replace_schema_metadata({"pandas": json.dumps(pandas)}), meta / "tasks.parquet")
+    _write_tasks(meta / "tasks.parquet", totals.tasks)
     numbers = {key: np.concatenate(parts) for key, parts in totals.numbers.items()}
     _write_json(meta / "stats.json", _stats(numbers, totals.histograms))
     info = {
@@ -305,6 +303,18 @@ def _write_meta(folder: Path, totals: _Totals, features: dict, fps: float, robot
         "features": features,
     }  # fmt: skip
     _write_json(meta / "info.json", info)
+
+
+def _write_tasks(path: Path, tasks: list[str]) -> None:
+    """A pandas frame whose index is the text, which is how lerobot looks tasks up; written without pandas."""
+    index = "__index_level_0__"
+    kinds = (("task_index", "task_index", "int64", "int64"), (None, index, "unicode", "object"))
+    keys = ("name", "field_name", "pandas_type", "numpy_type")
+    columns = [dict(zip(keys, kind, strict=True)) | {"metadata": None} for kind in kinds]
+    labels = [dict(zip(keys, (None, None, "unicode", "object"), strict=True)) | {"metadata": {"encoding": "UTF-8"}}]
+    pandas = {"index_columns": [index], "column_indexes": labels, "columns": columns, "pandas_version": "2.3.0"}
+    table = pa.table({"task_index": list(range(len(tasks))), index: tasks})
+    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), path)
 
 
 def _write_json(path: Path, value: object) -> None:
