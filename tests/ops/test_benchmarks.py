@@ -1,0 +1,100 @@
+"""Motion errors by hand, baselines against closed forms, and the rates of trials."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ops import tables
+from ops.evaluation import benchmarks, motion
+from ops.hand3d import motion_tokens
+
+LINE = np.arange(10)[:, None] * np.array([0.01, 0.0, 0.02]) + [0.0, 0.1, 0.4]
+
+
+def action_row(
+    task: str, points: np.ndarray, num_context: int, split: str = "test", name: str = "a"
+) -> dict[str, object]:
+    tokens = motion_tokens.encode(points)[0].reshape(-1).tolist()
+    return {
+        "row_id": f"{name}:{task}:{split}", "clip_id": "c", "source": "s", "split": split, "task": task, "chunk": 0, "frame": 0,
+        "side": "right", "instruction": "wave", "prompt": "wave?", "context_tokens": tokens[: 3 * num_context],
+        "target_tokens": tokens[3 * num_context :], "target_text": None, "waypoints": points.reshape(-1).tolist(),
+        "waypoint_hz": 15.0, "displacement_m": 0.2, "num_clipped": 0, "licence": "CC0",
+    }  # fmt: skip
+
+
+def test_errors_by_hand():
+    wanted = [np.zeros((2, 3)), np.zeros((1, 3))]
+    said = [np.array([[0.3, 0, 0], [0.3, 0.4, 0]]), np.array([[0, 0, 0.2]])]
+    found = motion.score(motion.GENERATION, said, wanted)
+    assert found.mean_error_m == pytest.approx(((0.3 + 0.5) / 2 + 0.2) / 2)
+    assert found.final_error_m == pytest.approx((0.5 + 0.2) / 2)
+    assert found.shape_error_m == pytest.approx((0.4 / 2 + 0) / 2)
+
+
+def test_truth_is_cut_where_the_context_ends():
+    rows = tables.frame("action_rows", [action_row(motion.PREDICTION, LINE, 4)])
+    seen, wanted = motion.truth(rows)
+    np.testing.assert_allclose(seen[0], LINE[:4], atol=1e-7)
+    np.testing.assert_allclose(wanted[0], LINE[4:], atol=1e-7)
+
+
+def test_constant_velocity_is_exact_on_a_line_and_constant_position_is_not():
+    seen, wanted = [LINE[:4]], [LINE[4:]]
+    np.testing.assert_allclose(motion.constant_velocity(seen, wanted)[0], LINE[4:], atol=1e-12)
+    step = np.linalg.norm([0.01, 0.02])
+    found = motion.score(motion.PREDICTION, motion.constant_position(seen, wanted), wanted)
+    assert found.mean_error_m == pytest.approx(step * np.mean(np.arange(1, 7)))
+    assert found.final_error_m == pytest.approx(6 * step)
+
+
+def test_baselines_without_context_start_at_the_true_first_waypoint():
+    seen, wanted = [np.empty((0, 3))], [LINE]
+    np.testing.assert_array_equal(motion.constant_position(seen, wanted)[0], np.repeat(LINE[:1], 10, axis=0))
+    np.testing.assert_array_equal(motion.constant_velocity(seen, wanted)[0], np.repeat(LINE[:1], 10, axis=0))
+
+
+def test_mean_motion_of_one_row_is_that_row_at_any_length():
+    train = tables.frame("action_rows", [action_row(motion.GENERATION, LINE, 0, "train")])
+    found = motion.mean_motion(train, motion.GENERATION, [LINE, LINE[:5]])
+    np.testing.assert_allclose(found[0], LINE, atol=1e-6)
+    np.testing.assert_allclose(found[1][[0, -1]], LINE[[0, -1]], atol=1e-6)
+    with pytest.raises(ValueError, match="no training row"):
+        motion.mean_motion(train, motion.PREDICTION, [LINE])
+
+
+def test_motion_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="equal lengths"):
+        motion.score(motion.GENERATION, [LINE[:3]], [LINE])
+
+
+def trials(name: str, progress: list[float]) -> list[dict[str, object]]:
+    return [
+        {
+            "policy": name, "suite": "libero_object", "task_id": 0, "task": "t", "init_index": i, "seed": i, "success": p == 1,
+            "progress": p, "steps": 10, "terminated_by": "success" if p == 1 else "horizon", "policy_calls": 2, "wall_s": 1.0,
+        }
+        for i, p in enumerate(progress)
+    ]  # fmt: skip
+
+
+def test_rates_and_progress_of_trials(tmp_path):
+    table = tables.frame("trials", trials("policy", [1, 1, 1 / 3, 0]) + trials("random", [0, 0, 0, 0]))
+    rates = benchmarks.trial_rates(table)
+    found = benchmarks.trial_metrics(table, rates)
+    assert (found["libero/policy/success"], found["libero/policy/num_trials"]) == (0.5, 4)
+    # Wilson by hand: centre (k + z^2/2) / (n + z^2), half-width z sqrt(n/4 p-term) / (n + z^2)
+    z, n, k = 1.959963984540054, 4, 2
+    half = z * np.sqrt(k * (n - k) / n + z**2 / 4) / (n + z**2)
+    assert found["libero/policy/success_low"] == pytest.approx((k + z**2 / 2) / (n + z**2) - half)
+    assert found["libero/policy/progress"] == pytest.approx((1 + 1 + 1 / 3) / 4)
+    assert found["libero/random/success"] == found["libero/random/success_low"] == 0
+    benchmarks.draw_rates(table, rates, tmp_path / "trials.png")
+    assert (tmp_path / "trials.png").stat().st_size < 300_000
+
+
+def test_trial_that_ended_in_an_error_is_no_score():
+    rows = trials("policy", [1, 0])
+    rows[1]["terminated_by"] = "error"
+    with pytest.raises(ValueError, match="error"):
+        benchmarks.trial_rates(pl.DataFrame(rows, schema=tables.dtypes("trials")))
