@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ops.config import Config, ShardConfig
 from ops.pipeline import output
+from ops.rejects import ClipError
 from ops.stages import BY_NAME, Stage
 from ops.store import Report
 
@@ -89,7 +90,7 @@ def _evaluate(check: Check, made: Made) -> Finding:
 
     try:
         passed, detail = check.function(made)
-    except (SchemaError, SchemaErrors, OSError, ValueError, KeyError) as error:
+    except (SchemaError, SchemaErrors, ClipError, OSError, ValueError, KeyError) as error:
         passed, detail = False, f"{type(error).__name__}: {str(error)[:500]}"
     return Finding(check.name, bool(passed), detail, check.blocking)
 
@@ -190,6 +191,8 @@ def _second_route(made: Made) -> tuple[bool, str]:
 
     rows = pl.concat([_read(made, "visual_rows"), _read(made, "held_out_rows")])
     rows = rows.gather_every(max(1, len(rows) // SAMPLE)).head(SAMPLE)
+    if not len(rows):
+        return True, "no rows"
     used = set(rows["clip_id"])
     clips = (clip for clip in read_clips(made.input("raw_videos"), made.root) if clip.clip_id in used)
     fits = tables.read("mano_fits", made.input("mano_fits") / "mano_fits.parquet")

@@ -23,8 +23,9 @@ CONFIG = """[core]
     check_update = false
     autostage = false
 [cache]
-    # never symlink: a container that mounts the workspace does not see the cache
-    type = "reflink,hardlink,copy"
+    # not reflink: where the disk cannot, DVC copies, and every artefact lies there twice
+    # not symlink: a container that mounts the workspace does not see the cache
+    type = "hardlink,copy"
 """
 IGNORE = """# left by killed runs, and what a running stage keeps for itself
 /data/.scratch
@@ -60,7 +61,7 @@ def content_hash(root: Path, name: str, shard: str = "") -> str:
     from dvc_data.hashfile.build import build
 
     with _repo(root) as repo:
-        (stage,) = repo.stage.collect(address(name, shard))
+        (stage,) = repo.stage.collect(_target(root, address(name, shard)))
         (out,) = stage.outs
         if not out.exists:
             raise FileNotFoundError(f"{out.fs_path} is missing: run `hand3d run {name}` first")
@@ -81,7 +82,7 @@ def commit(root: Path, name: str, shard: str = "") -> str:
         while True:
             try:
                 with _repo(root) as repo:
-                    (stage,) = repo.commit(target, force=True)
+                    (stage,) = repo.commit(_target(root, target), force=True)
                     return stage.outs[0].hash_info.value
             except LockError as error:
                 if time.monotonic() > deadline:
@@ -106,8 +107,14 @@ def recorded_version(root: Path, name: str, shard: str = "") -> str | None:
 def stale(root: Path, targets: list[str] | None = None) -> dict[str, str]:
     """Addresses that are missing or out of date -> why. Does not propagate: a stage is judged by what lies on disk."""
     with _repo(root) as repo:
-        changed = repo.status(targets=targets)
-    return {target: _why(entries) for target, entries in changed.items()}
+        changed = repo.status(targets=targets and [_target(root, target) for target in targets])
+    # DVC names stages relative to the working directory: "../workspace/dvc.yaml:mano_fits@pose2sim"
+    return {target.rsplit(":", 1)[-1]: _why(entries) for target, entries in changed.items()}
+
+
+def _target(root: Path, address: str) -> str:
+    """Wherever the working directory is."""
+    return f"{root.resolve() / 'dvc.yaml'}:{address}"
 
 
 def _why(entries: list) -> str:

@@ -8,7 +8,7 @@ as well as a value that changes.
 import hashlib
 import json
 import os
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import get_type_hints
 
@@ -63,12 +63,24 @@ def _body(stage: Stage, root: Path, sections: dict, command: str, suffix: str) -
 
 
 def _params(stage: Stage, root: Path, sections: dict) -> list:
-    classes = {name: kind.__name__ for name, kind in get_type_hints(Config).items() if name != "shards"}
+    classes = {name: kind for name, kind in get_type_hints(Config).items() if name != "shards"}
     values: list = [name for name in stage.params if name in sections]
     if stage.partitioned and not stage.reads:
         values.append("shards.${key}")
-    defaults = sorted({classes[name] for name in stage.params})
+    defaults = sorted({name for section in stage.params for name in _defaults(classes[section])})
     return values + ([{_code_path(PACKAGE / "config.py", root): defaults}] if defaults else [])
+
+
+def _defaults(section: type) -> list[str]:
+    """Names of a section's defaults for DVC's reader of Python files: the class, or its fields one by one.
+
+    DVC would find a tuple changed for ever (its lock file holds a list): params.yaml must spell those out.
+    """
+    tuples = [item.name for item in fields(section) if isinstance(item.default, tuple)]
+    if not tuples:
+        return [section.__name__]
+    given = [item.name for item in fields(section) if item.default is not MISSING and item.name not in tuples]
+    return [f"{section.__name__}.{name}" for name in given]
 
 
 def _code_path(path: Path, root: Path) -> str:
