@@ -3,7 +3,7 @@
 It sees what no policy sees (true poses, collision shapes), so it serves to make demonstrations and as an upper bound.
 World frame: x forward, y left, z up, metres. An action's position part is the wished displacement / 0.05 m, its
 rotation part the wished turn about world axes / 0.5 rad, its gripper -1 open, +1 close; each is clipped to [-1, 1].
-Goals it knows: On(object, place) and In(object, place). A goal of several parts needs a sequence; it does the first.
+Goals it knows: a single On(object, place) or In(object, place); goals of several parts (LIBERO-10) need a sequence.
 """
 
 from collections.abc import Iterator
@@ -97,8 +97,11 @@ class Expert:
     """
 
     def __init__(self, env: LiberoEnv, noise: float = 0.0, seed: int = 0):
-        if env.goal.predicate not in ("on", "in") or not env.is_movable(env.goal.object):
-            raise ValueError(f"the expert knows On and In goals of movable objects, not {env.goal} ({env.instruction})")
+        if env.goal.predicate not in ("on", "in") or env.num_goals > 1 or not env.is_movable(env.goal.object):
+            raise ValueError(
+                f"the expert knows a single On or In goal of a movable object; {env.suite} task {env.task_id} "
+                f"({env.instruction}) has {env.num_goals} goals, first {env.goal}"
+            )
         self.env, self.noise = env, noise
         self._rng = np.random.default_rng(seed)
         self._bias, self._age = np.zeros(3), 0

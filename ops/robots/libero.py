@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import platform
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -63,6 +64,9 @@ def load_simulator():
         os.environ.setdefault("PYOPENGL_PLATFORM", "osmesa")
     logging.disable(logging.WARNING)  # robosuite warns about a private macro file nobody needs
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # in its way of warning
+            import robosuite  # noqa: F401
         from libero.libero.envs.env_wrapper import ControlEnv
     except (ImportError, AttributeError, OSError, RuntimeError) as error:  # PyOpenGL raises AttributeError
         raise SimulatorMissingError(
@@ -252,6 +256,8 @@ class LiberoEnv:
         return {view: self._raw_image(VIEWS[view])[::-1, ::-1].copy() for view in self.views}
 
     def _raw_image(self, camera: str) -> UInt8[np.ndarray, "h w 3"]:
+        # robosuite does so at creation only: with a second renderer in the process it would draw into that one
+        self._env.sim._render_context_offscreen.gl_ctx.make_current()
         return self._env.sim.render(camera_name=camera, width=self.image_size, height=self.image_size)
 
     def is_movable(self, name: str) -> bool:

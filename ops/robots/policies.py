@@ -70,8 +70,9 @@ class MeanActionPolicy:
 class ReplayPolicy:
     """Replay one demonstration without looking: the nearest at the start, by state.
 
-    Success of this one is the share of a task that needs no eyes. LIBERO-Object's targets hardly move between initial
-    states (tests/ops/test_robots_simulator.py), so a trained policy says little there unless it beats this number.
+    Its success is the share of a task that needs no eyes. LIBERO-Object's targets hardly move between initial states
+    (tests/ops/test_robots_simulator.py), so there it is high: 43 of 56 official starts of seven tasks. Only for
+    demonstrations recorded with `noise: 0`; disturbed ones hold the intended actions, not the executed ones.
     """
 
     needs_images = False

@@ -131,7 +131,7 @@ def test_reader_refuses_what_it_cannot_read(tmp_path, episodes):
     path = tmp_path / "meta/info.json"
     info = json.loads(path.read_text())
     path.write_text(json.dumps(info | {"total_frames": 99}))
-    with pytest.raises(ValueError, match="26 rows.*99"):
+    with pytest.raises(ValueError, match=r"26 rows.*99"):
         lerobot.read(tmp_path)
     path.write_text(json.dumps(info | {"codebase_version": "v2.1"}))
     with pytest.raises(ValueError, match=r"v2\.1"):
