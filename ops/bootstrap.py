@@ -122,7 +122,9 @@ def fetch(package: Package) -> Path:
         (_npm_download if package.filename.endswith(".tgz") else _pip_download)(package, Path(folder))
         got = Path(folder) / package.filename
         if not got.is_file():
-            raise BootstrapError(f"{package.name}=={package.version} gave {os.listdir(folder)}, not {package.filename}")
+            raise BootstrapError(
+                f"{package.name}=={package.version} gave {sorted(path.name for path in Path(folder).iterdir())}, not {package.filename}"
+            )
         if (found := _sha256(got)) != package.sha256:
             raise BootstrapError(
                 f"{package.filename} has sha256 {found}, expected {package.sha256}: not the pinned file"

@@ -94,6 +94,7 @@ class _Renderer:
         self.model.vis.quality.offsamples = 0
         self.context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
+        self.context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
         self.view = mujoco.MjvScene(self.model, self.model.ngeom + 20)
         self.option, self.rect = mujoco.MjvOption(), mujoco.MjrRect(0, 0, width, height)
         self.eye = mujoco.MjvCamera()
