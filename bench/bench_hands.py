@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ops.geometry.transforms import rotmat_to_rotvec
-from ops.hands.fit import _palm, fit
+from ops.hands.fit import fit
+from ops.hands.fit_kernel import place_palms
 from ops.hands.joints import MANO21_OF_OPENPOSE, OPENPOSE_OF_MANO21, TIP_VERTICES
 from ops.hands.mano import HandModel, load_models
 from tests.ops.toy_hands import natural_poses, toy_arrays, write_toy_models
@@ -166,7 +167,8 @@ def _start(model: HandModel, joints: np.ndarray) -> tuple[object, object]:
 
     rest = model.keypoints.template
     ordered = np.ascontiguousarray(joints[:, list(OPENPOSE_OF_MANO21)])
-    wrist, tau = _palm(rest, ordered, np.ones((len(joints), 21)))
+    wrist, tau = np.empty((len(joints), 3, 3)), np.empty((len(joints), 3))
+    place_palms(ordered, np.ones((len(joints), 21)), rest, wrist, tau, np.ones(len(joints), bool))
     values = (rotmat_to_rotvec(wrist), tau - model.wrist(np.zeros(10)))
     r, transl = (torch.tensor(value, dtype=torch.float32).requires_grad_() for value in values)
     return r, transl

@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 
 from ops.geometry.transforms import rotmat_to_rotvec
-from ops.hands.fit_kernel import fit_poses, place_fingers, shape_step
+from ops.hands.fit_kernel import PALM, fit_poses, place_fingers, place_palms, shape_step
 from ops.hands.joints import MANO21_OF_OPENPOSE, OPENPOSE_OF_MANO21
 from ops.hands.mano import HandModel, Keypoints
-from ops.hands.shape import NOISE_FLOOR_M, PALM, beta_and_noise, noise_given_beta
+from ops.hands.shape import NOISE_FLOOR_M, beta_and_noise, noise_given_beta
 
 MIN_JOINTS = 10  # of 21 in a frame
 MIN_PALM_SPREAD_M = 0.005  # of the palm points across their main direction: a line does not fix a rotation
@@ -27,6 +27,7 @@ SHAPE_FRAMES = 128  # most frames that the shape step looks at
 MAX_REFINED_NOISE_M = 5e-4
 # clean joints make a narrow curved valley (twist): a stiffer prior first walks along it in few steps
 COARSE_NOISE_M = 1e-3
+FIRST_ITERATIONS, LAST_ITERATIONS = 6, 15  # at most; first passes need not end, a few slow frames would hold up all
 
 # ASSUMED: the paper names no prior. Standard deviations, radians, of a joint's angles about: its bone (twist), the
 # axis normal to the palm (sideways), the axis across the finger (bending). Rows: first, second, last joint of index,
@@ -85,18 +86,18 @@ def fit(
     theta, wrist, tau = _closed_form(k.rest(shape[None])[0], y, weight, valid)
     unit_prior, iterations = _unit_prior(k), np.zeros(len(y), dtype=np.int64)
 
-    def solve(scale: float, tolerance: float) -> None:
+    def solve(scale: float, tolerance: float, limit: int) -> None:
         rest, prior = k.rest(shape[None])[0], unit_prior * scale**2
         iterations[:] += fit_poses(
-            y, weight, rest, k.pose, k.weights, prior, theta, wrist, tau, valid, tolerance * scale**2
+            y, weight, rest, k.pose, k.weights, prior, theta, wrist, tau, valid, tolerance * scale**2, limit
         )
 
     if noise < COARSE_NOISE_M:
-        solve(COARSE_NOISE_M, 0.1)
+        solve(COARSE_NOISE_M, 0.1, FIRST_ITERATIONS)
     if known is None and valid.any() and noise < MAX_REFINED_NOISE_M:
-        solve(noise, 1.0)
+        solve(noise, 1.0, FIRST_ITERATIONS)
         shape = _refine_shape(k, y, weight, shape, noise, unit_prior * noise**2, theta, wrist, tau, valid)
-    solve(noise, 0.1)
+    solve(noise, 0.1, LAST_ITERATIONS)
     return _result(model, theta, wrist, tau, shape, y, weight, valid, noise, iterations)
 
 
@@ -144,23 +145,11 @@ def _closed_form(
     rest: np.ndarray, y: np.ndarray, weight: np.ndarray, valid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """theta (n, 45), wrist rotation (n, 3, 3), tau (n, 3): palm by Procrustes, bones by their shortest turns."""
-    wrist, tau = _palm(rest, y, weight)
-    theta = np.zeros((len(y), 45))
+    theta, tau = np.zeros((len(y), 45)), np.zeros((len(y), 3))
+    wrist = np.tile(np.eye(3), (len(y), 1, 1))
+    place_palms(y, weight, rest, wrist, tau, valid)
     place_fingers(y, weight, rest, theta, wrist, tau, valid)
     return theta, wrist, tau
-
-
-def _palm(rest: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Wrist and knuckles are rigid: the best proper rotation, which cannot mirror or flip the hand."""
-    palm, w = list(PALM), weight[:, PALM, None]
-    total = np.maximum(w.sum(axis=1), 1e-9)
-    source = rest[palm] - rest[0]
-    source_centre, target_centre = (w * source).sum(axis=1) / total, (w * y[:, palm]).sum(axis=1) / total
-    a, b = source - source_centre[:, None], w * (y[:, palm] - target_centre[:, None])
-    u, _, vt = np.linalg.svd(b.transpose(0, 2, 1) @ a)
-    u[:, :, 2] *= np.sign(np.linalg.det(u) * np.linalg.det(vt))[:, None]
-    wrist = u @ vt
-    return wrist, target_centre - (wrist @ source_centre[..., None])[..., 0]
 
 
 # -- prior

@@ -15,21 +15,21 @@ from ops.hands.mano import add_pose_offset, pose_chain, rodrigues, skin_tips
 TIP_OF_FINGER = (17, 18, 20, 19, 16)  # MANO21 index of the tip of index, middle, little, ring, thumb
 # MANO21 points in the solver's order: wrist and knuckles, then joints 2, 3 and tip of each finger
 POINT_ORDER = (0, 1, 4, 7, 10, 13, 2, 3, 17, 5, 6, 18, 8, 9, 20, 11, 12, 19, 14, 15, 16)
+PALM = (0, 1, 4, 7, 10, 13)  # MANO's wrist and first joint of each finger: a rigid body
 FINGER_OF_TIP = (4, 0, 1, 3, 2)  # MANO's finger of the tips thumb to little
 POSE_COLUMNS = 7  # border columns of a pose step: rotation, position, residual
 SHAPE_COLUMNS = 17  # and ten betas before the residual
-MAX_ITERATIONS = 25
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-4, 1e-9, 1e6
 _FLAGS = {"contract", "nsz", "arcp", "reassoc"}
 
 
 @njit(cache=True, fastmath=_FLAGS)
-def fit_poses(y, weight, rest, pose, skin, prior, theta, wrist, tau, used, tolerance):
+def fit_poses(y, weight, rest, pose, skin, prior, theta, wrist, tau, used, tolerance, limit):
     """Refine theta (n, 45), wrist (n, 3, 3), tau (n, 3) in place; returns the number of iterations a frame (n,).
 
     y, weight: measured points (n, 21, 3), weights (n, 21). rest (21, 3), pose (5, 3, 135), skin (5, 16): keypoint
     model of one shape. prior (15, 3, 3): quadratic cost of theta, m^2 / rad^2. used: frames to fit.
-    tolerance: decrease of the cost (m^2) below which a frame is done.
+    tolerance: decrease of the cost (m^2) below which a frame is done. limit: most iterations of a frame.
     """
     space, lanes, scratch = _workspace(), lane_arrays(POSE_COLUMNS), np.empty((9, 9, LANES))
     curvature = _block_prior(prior)
@@ -46,6 +46,7 @@ def fit_poses(y, weight, rest, pose, skin, prior, theta, wrist, tau, used, toler
                 n = queue[waiting]
                 waiting, running = waiting + 1, running + 1
                 frame[lane], damping[lane] = n, FIRST_DAMPING
+                _weigh(lane, weight[n], lanes[2])
                 cost[lane] = _evaluate(
                     theta[n],
                     wrist[n],
@@ -61,7 +62,7 @@ def fit_poses(y, weight, rest, pose, skin, prior, theta, wrist, tau, used, toler
                     others[lane],
                     True,
                 )
-                _linearise(lane, theta[n], y[n], weight[n], rest, pose, skin, prior, has_pose, space, lanes)
+                _linearise(lane, theta[n], y[n], rest, pose, skin, prior, has_pose, space, lanes)
         solve(lanes, curvature, scratch)
         for lane in range(LANES):
             n = frame[lane]
@@ -113,10 +114,10 @@ def fit_poses(y, weight, rest, pose, skin, prior, theta, wrist, tau, used, toler
                     )
                     done = done and abs(cost[lane] - new_cost) < tolerance
                 if not done:
-                    _linearise(lane, new_theta, y[n], weight[n], rest, pose, skin, prior, has_pose, space, lanes)
+                    _linearise(lane, new_theta, y[n], rest, pose, skin, prior, has_pose, space, lanes)
             else:
                 damping[lane] *= 10.0
-            if done or damping[lane] > MOST_DAMPING or iterations[n] >= MAX_ITERATIONS:
+            if done or damping[lane] > MOST_DAMPING or iterations[n] >= limit:
                 frame[lane], running = -1, running - 1
     return iterations
 
@@ -137,7 +138,8 @@ def shape_step(y, weight, rest, pose, skin, shape, prior, theta, wrist, tau):
                 theta[n], wrist[n], tau[n], y[n], weight[n], rest, pose, skin, prior, has_pose, space, others, True
             )
             _shape_derivatives(shape, skin, space)
-            _linearise(lane, theta[n], y[n], weight[n], rest, pose, skin, prior, has_pose, space, lanes)
+            _weigh(lane, weight[n], lanes[2])
+            _linearise(lane, theta[n], y[n], rest, pose, skin, prior, has_pose, space, lanes)
         solve(lanes, curvature, scratch)
         for lane in range(count):
             if not failed[lane]:
@@ -204,11 +206,17 @@ def _evaluate(theta, wrist, tau, y, weight, rest, pose, skin, prior, has_pose, s
     return cost
 
 
+@njit(cache=True)
+def _weigh(lane, weight, weights):
+    for place in range(21):
+        weights[3 * place : 3 * place + 3, lane] = weight[POINT_ORDER[place]]
+
+
 @njit(cache=True, fastmath=_FLAGS)
-def _linearise(lane, theta, y, weight, rest, pose, skin, prior, has_pose, space, lanes):
-    """Write one frame's derivatives, residuals, weights and prior gradient into its lane, after `_evaluate`."""
+def _linearise(lane, theta, y, rest, pose, skin, prior, has_pose, space, lanes):
+    """Write one frame's derivatives, residuals and prior gradient into its lane, after `_evaluate`."""
     points, finger, by_beta = space[2], space[4], space[6]
-    derivatives, rows, weights, pull = lanes[0], lanes[1], lanes[2], lanes[3]
+    derivatives, rows, pull = lanes[0], lanes[1], lanes[3]
     last = rows.shape[1] - 1
     for place in range(21):
         j = POINT_ORDER[place]
@@ -217,8 +225,6 @@ def _linearise(lane, theta, y, weight, rest, pose, skin, prior, has_pose, space,
         rows[q, 1, lane], rows[q, 2, lane], rows[q + 1, 2, lane] = z, -yy, x
         rows[q + 1, 0, lane], rows[q + 2, 0, lane], rows[q + 2, 1, lane] = -z, yy, -x
         for i in range(3):
-            weights[q + i, lane] = weight[j]
-            rows[q + i, 3 + i, lane] = 1.0
             rows[q + i, last, lane] = points[j, i] - y[j, i]
             for b in range(6, last):
                 rows[q + i, b, lane] = by_beta[j, i, b - 6]
@@ -226,7 +232,7 @@ def _linearise(lane, theta, y, weight, rest, pose, skin, prior, has_pose, space,
         _finger_derivatives(f, theta, rest, pose, skin, has_pose, space)
         for p in range(3):
             for i in range(3):
-                for a in range(9):
+                for a in range(3 * (p + 1)):  # joints further out do not move this point
                     derivatives[f, 3 * p + i, a, lane] = finger[p + 1, i, a]
     for k in range(15):
         for a in range(3):
@@ -364,6 +370,75 @@ def _largest(step, lane):
     for k in range(51):
         largest = max(largest, abs(step[k, lane]))
     return largest
+
+
+@njit(cache=True, fastmath=_FLAGS)
+def place_palms(y, weight, rest, wrist, tau, used):
+    """Fill wrist (n, 3, 3) and tau (n, 3): the best rigid motion of wrist and knuckles (Horn's quaternion).
+
+    A proper rotation by construction: a palm is never mirrored or flipped, though its points lie almost in a plane.
+    """
+    moment, form = np.empty((3, 3)), np.empty((4, 4))
+    for n in range(len(y)):
+        if not used[n]:
+            continue
+        total, source, target = 0.0, np.zeros(3), np.zeros(3)
+        for j in PALM:
+            total += weight[n, j]
+            for i in range(3):
+                source[i] += weight[n, j] * rest[j, i]
+                target[i] += weight[n, j] * y[n, j, i]
+        moment[:] = 0.0
+        for j in PALM:
+            for a in range(3):
+                for b in range(3):
+                    part = (rest[j, a] - source[a] / total) * (y[n, j, b] - target[b] / total)
+                    moment[a, b] += weight[n, j] * part
+        _quaternion_form(moment, form)
+        _rotation_of_largest(form, wrist[n])
+        for i in range(3):
+            tau[n, i] = target[i] / total
+            for j in range(3):
+                tau[n, i] += wrist[n, i, j] * (rest[0, j] - source[j] / total)
+
+
+@njit(cache=True, fastmath=_FLAGS)
+def _quaternion_form(m, form):
+    """Quadratic form (4, 4) that a rotation's quaternion wxyz maximises, for moments m = sum of source target^T."""
+    form[0, 0], form[1, 1] = m[0, 0] + m[1, 1] + m[2, 2], m[0, 0] - m[1, 1] - m[2, 2]
+    form[2, 2], form[3, 3] = m[1, 1] - m[0, 0] - m[2, 2], m[2, 2] - m[0, 0] - m[1, 1]
+    form[0, 1], form[0, 2], form[0, 3] = m[1, 2] - m[2, 1], m[2, 0] - m[0, 2], m[0, 1] - m[1, 0]
+    form[1, 2], form[1, 3], form[2, 3] = m[0, 1] + m[1, 0], m[2, 0] + m[0, 2], m[1, 2] + m[2, 1]
+    for a in range(4):
+        for b in range(a):
+            form[a, b] = form[b, a]
+
+
+@njit(cache=True, fastmath=_FLAGS)
+def _rotation_of_largest(form, out):
+    """Rotation matrix of the eigenvector with the largest eigenvalue, by repeated squaring of the shifted form."""
+    power, square = form.copy(), np.empty((4, 4))
+    shift = np.sqrt((form**2).sum())
+    for a in range(4):
+        power[a, a] += shift
+    for _ in range(9):
+        trace = power[0, 0] + power[1, 1] + power[2, 2] + power[3, 3]
+        for a in range(4):
+            for b in range(4):
+                value = 0.0
+                for k in range(4):
+                    value += power[a, k] * power[k, b]
+                square[a, b] = value / (trace * trace)
+        power, square = square, power
+    largest = 0
+    for a in range(1, 4):
+        if power[a, a] > power[largest, largest]:
+            largest = a
+    w, x, y, z = power[0, largest], power[1, largest], power[2, largest], power[3, largest]
+    scale = 2.0 / (w * w + x * x + y * y + z * z)
+    out[0, 0], out[0, 1], out[0, 2] = 1 - scale * (y * y + z * z), scale * (x * y - w * z), scale * (x * z + w * y)
+    out[1, 0], out[1, 1], out[1, 2] = scale * (x * y + w * z), 1 - scale * (x * x + z * z), scale * (y * z - w * x)
+    out[2, 0], out[2, 1], out[2, 2] = scale * (x * z - w * y), scale * (y * z + w * x), 1 - scale * (x * x + y * y)
 
 
 @njit(cache=True, fastmath=_FLAGS)

@@ -10,10 +10,10 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float64
 
+from ops.hands.fit_kernel import PALM
 from ops.hands.joints import MANO_PARENTS
 from ops.hands.mano import Keypoints
 
-PALM = (0, 1, 4, 7, 10, 13)  # MANO's wrist and first joint of each finger
 PAIRS = np.array([*combinations(PALM, 2), *((k, MANO_PARENTS[k]) for k in range(1, 16) if k not in PALM)])
 NOISE_FLOOR_M = 1e-4  # below what any tracker or label has; keeps the prior alive for clean joints
 FIRST_GUESS_M = 3e-3  # noise of a hand tracker, where a clip is too short to tell

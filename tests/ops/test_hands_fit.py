@@ -229,7 +229,7 @@ def test_derivatives_reach_the_minimum_that_a_generic_solver_finds(models: dict[
     theta, wrist, tau = start.theta.copy(), rotvec_to_rotmat(start.r), start.tau.copy()
     ridge = 1e-5
     prior = np.tile(ridge * np.eye(3), (15, 1, 1))
-    fit_poses(y, np.ones((2, 21)), rest, k.pose, k.weights, prior, theta, wrist, tau, np.ones(2, bool), 1e-16)
+    fit_poses(y, np.ones((2, 21)), rest, k.pose, k.weights, prior, theta, wrist, tau, np.ones(2, bool), 1e-16, 50)
     for n in range(2):
 
         def residuals(x: np.ndarray, n: int = n) -> np.ndarray:
