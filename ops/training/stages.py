@@ -86,7 +86,7 @@ def _pretrain(
             "held_out/loss_after": mean_loss(objective, test, store, pad),
             "seconds/features": encoded_s,
             "seconds/all": time.monotonic() - start,
-            "fusion_alpha": float(model.fusion.alpha),
+            "fusion_alpha": model.fusion.alpha.item(),
         }
         _finish(context, model, stage, curve, inputs, run, report)
     write_rejects(context.out, rejects, report)

@@ -1,9 +1,20 @@
-"""Each stage trains exactly the paper's parts."""
+"""Each stage trains exactly the paper's parts, and the stages run from end to end on a handful of painted clips."""
+
+import json
+from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from ops.models import vipa
+from ops import config, tables, tracking
+from ops.bootstrap import weights_dir
+from ops.models import presets, vipa
+from ops.models.vipa import VipaVLA
+from ops.pipeline import run_stage
+from ops.training import base, loop, stages
 from tests.ops import small_models
+from tests.ops.training_world import action_rows, clips_table, make_scene, visual_rows
 
 FUSION = {
     "fusion.norm_semantic.weight", "fusion.norm_semantic.bias", "fusion.norm_spatial.weight", "fusion.norm_spatial.bias",
@@ -41,3 +52,80 @@ def test_stage3_trains_language_model_queries_and_head(model):
 def test_both_encoders_and_the_projector_stay_frozen(model, stage):
     frozen = ("spatial_encoder.", "vlm.model.vision_tower.", "vlm.model.multi_modal_projector.")
     assert not [name for name in model.trainable_names(stage) if name.startswith(frozen)]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A workspace whose upstream tables are there, of a handful of painted clips."""
+    root = tmp_path_factory.mktemp("workspace")
+    scenes = [make_scene(root / "raw", f"s{i}", i, "test" if i == 3 else "train") for i in range(4)]
+    for name in ("raw_videos", "hand3d_visual", "hand3d_action"):
+        (root / "data" / name / "a").mkdir(parents=True)
+    rows = visual_rows(scenes)
+    tables.write("clips", clips_table(scenes), root / "data/raw_videos/a/clips.parquet")
+    tables.write("visual_rows", rows.filter(split="train"), root / "data/hand3d_visual/a/visual_rows.parquet")
+    tables.write("visual_rows", rows.filter(split="test"), root / "data/hand3d_visual/a/held_out_rows.parquet")
+    tables.write("action_rows", action_rows(scenes), root / "data/hand3d_action/a/action_rows.parquet")
+    return root, scenes
+
+
+def settings(num_steps: int) -> config.Config:
+    train = config.TrainConfig(num_steps, 8, 1e-2, 0.01, 0.1, save_every=2)
+    shards = {"a": config.ShardConfig("synthetic", "synthetic", "raw")}
+    return config.Config(shards, train, train, train, train, model=config.ModelConfig(preset="small"))
+
+
+@pytest.fixture
+def small_world(workspace, monkeypatch):
+    root, scenes = workspace
+    if not weights_dir(root).joinpath("tokenizer").is_dir():
+        pytest.skip("no tokenizer: run `hand3d bootstrap --only weights`")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    per_frame = replace(small_models.VIPA, state_per_frame=True, max_positions=2048)
+    monkeypatch.setitem(presets.PRESETS, "small", lambda: per_frame)
+    for module in (base, stages):
+        monkeypatch.setattr(module, "read_clips", lambda *_: iter(scene.clip for scene in scenes))
+    return root
+
+
+@pytest.mark.slow
+def test_base_and_both_pretraining_stages_from_end_to_end(small_world):
+    """Each stage changes its own parameters only, its held-out loss falls, and a killed stage 2 ends as a whole one."""
+    root = small_world
+    made = [run_stage(root, settings(6), name) for name in ("base_model", "stage1_checkpoint", "stage2_checkpoint")]
+    folders = [root / "data" / name for name in ("base_model", "stage1_checkpoint", "stage2_checkpoint")]
+    for before, after, stage in zip(folders, folders[1:], ("stage1", "stage2"), strict=False):
+        old, new = (load_file(folder / "model.safetensors") for folder in (before, after))
+        changed = {name for name in old if not torch.equal(old[name], new[name])}
+        allowed = set(VipaVLA.load(before).trainable_names(stage))
+        assert changed
+        assert changed <= allowed
+    assert made[2].metrics["held_out/loss_after"] < made[2].metrics["held_out/loss_before"]
+    training = json.loads((folders[2] / "training.json").read_text())
+    assert training["steps"] == {"stage2": 6}
+    assert set(training["data_versions"]) == {"stage1_checkpoint", "raw_videos", "hand3d_action"}
+    assert tracking.run_metrics(root, training["mlflow_run_id"])["stage2/loss"] == pytest.approx(
+        training["losses"]["stage2"][-1], abs=1e-5
+    )
+    _kill_and_resume(root, folders[2])
+
+
+def _kill_and_resume(root, folder):
+    expected, real, calls = load_file(folder / "model.safetensors"), loop.Checkpoint.save, []
+
+    def killing(self, *args):
+        real(self, *args)
+        calls.append(1)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Checkpoint, "save", killing)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(root, settings(6), "stage2_checkpoint")
+    assert calls
+    assert torch.equal(
+        load_file(folder / "model.safetensors")["fusion.alpha"], expected["fusion.alpha"]
+    )  # left untouched
+    run_stage(root, settings(6), "stage2_checkpoint")
+    resumed = load_file(folder / "model.safetensors")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in expected.items())

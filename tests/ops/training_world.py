@@ -13,7 +13,7 @@ import polars as pl
 
 from ops import tables
 from ops.geometry.camera import PinholeCamera
-from ops.hand3d import directions, language
+from ops.hand3d import directions, language, motion_tokens
 from ops.sources.base import Clip, HandTrack, ObjectTrack
 from ops.video import write_video
 
@@ -93,15 +93,18 @@ def _box(centre: np.ndarray) -> np.ndarray:
 
 
 def clips_table(scenes: list[Scene]) -> pl.DataFrame:
-    """The columns of the clips table that training reads."""
-    return pl.DataFrame(
-        {
-            "clip_id": [s.clip.clip_id for s in scenes],
-            "sha256": [hashlib.sha256(s.clip.video.read_bytes()).hexdigest() for s in scenes],
-            "side_sha256": [None for _ in scenes],
-        },
-        schema={"clip_id": pl.String, "sha256": pl.String, "side_sha256": pl.String},
-    )
+    """The clips table of raw_videos."""
+    return tables.frame("clips", [_clip_row(scene.clip) for scene in scenes])
+
+
+def _clip_row(clip: Clip) -> dict[str, object]:
+    return {
+        "clip_id": clip.clip_id, "source": clip.source, "kind": clip.kind, "video": str(clip.video),
+        "sha256": hashlib.sha256(clip.video.read_bytes()).hexdigest(), "side_sha256": None,
+        "num_bytes": clip.video.stat().st_size, "fps": FPS, "num_frames": NUM_FRAMES, "width": CAMERA.width,
+        "height": CAMERA.height, "fx": CAMERA.fx, "fy": CAMERA.fy, "cx": CAMERA.cx, "cy": CAMERA.cy, "intrinsics": "given",
+        "has_labels": True, "has_depth": True, "split": clip.split, "licence": clip.licence,
+    }  # fmt: skip
 
 
 def visual_rows(scenes: list[Scene], seed: int = 0) -> pl.DataFrame:
@@ -135,3 +138,22 @@ def visual_rows(scenes: list[Scene], seed: int = 0) -> pl.DataFrame:
     question, answer = language.visual_texts(table, seed, 0.3)
     table = table.with_columns(question=question, answer=answer, frames=pl.col("frames").cast(pl.List(pl.Int32)))
     return tables.validate("visual_rows", table.select(list(tables.SCHEMAS["visual_rows"].columns)))
+
+
+def action_rows(scenes: list[Scene]) -> pl.DataFrame:
+    """One motion of each hand a clip, for each of the three tasks."""
+    rows = []
+    for scene in scenes:
+        for side in ("left", "right"):
+            points = scene.centres[f"{side} hand"]
+            tokens = motion_tokens.encode(points)[0].reshape(-1).tolist()
+            for task, num_context in zip(tables.ACTION_TASKS, (0, NUM_FRAMES // 2, NUM_FRAMES), strict=True):
+                rows.append({
+                    "row_id": f"{scene.clip.clip_id}:{side}:{task}", "clip_id": scene.clip.clip_id, "source": "synthetic",
+                    "split": scene.clip.split, "task": task, "chunk": 0, "frame": 0, "side": side, "instruction": "move",
+                    "prompt": f"How does the {side} hand move?", "context_tokens": tokens[: 3 * num_context],
+                    "target_tokens": tokens[3 * num_context :], "target_text": None if num_context < NUM_FRAMES else "move",
+                    "waypoints": points.reshape(-1).tolist(), "waypoint_hz": FPS, "displacement_m": 0.1, "num_clipped": 0,
+                    "licence": "CC0",
+                })  # fmt: skip
+    return tables.frame("action_rows", rows)
