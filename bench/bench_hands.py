@@ -65,10 +65,10 @@ def _noisy_row(model: HandModel, reference: object) -> dict[str, object]:
     note = f"vertex error to the truth at 3 mm joint noise; less is better, ratio = peer / ours; Adam {steps} steps"
     return {
         "name": "fit error, noisy (less is better)",
-        "ours": ours,
-        "peer": peer,
+        "ours": float(ours),
+        "peer": float(peer),
         "unit": "mm",
-        "ratio": peer / ours,
+        "ratio": float(peer / ours),
         "note": note,
     }
 
