@@ -52,7 +52,9 @@ def test_a_reflection_is_no_rotation() -> None:
 def test_transforms_form_a_group() -> None:
     T, U = random_transforms(2), random_transforms(3)
     points = np.random.default_rng(4).normal(size=(50, 3))
-    np.testing.assert_allclose(transforms.apply(T @ U, points), transforms.apply(T, transforms.apply(U, points)), atol=1e-12)
+    np.testing.assert_allclose(
+        transforms.apply(T @ U, points), transforms.apply(T, transforms.apply(U, points)), atol=1e-12
+    )
     np.testing.assert_allclose(transforms.invert(T) @ T, np.broadcast_to(np.eye(4), T.shape), atol=1e-12)
     np.testing.assert_allclose(transforms.relative(T, U) @ U, T, atol=1e-12)
     spread = np.linalg.norm(np.diff(points, axis=0), axis=1)

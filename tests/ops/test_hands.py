@@ -118,7 +118,10 @@ class FakeChumpy:
 
 def licensed_format(arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> bytes:
     """A pickle as the licensed files are: protocol 2, old module names, chumpy objects, a sparse regressor."""
-    ch, select = (type(name, (FakeChumpy,), {"__module__": module}) for name, module in (("Ch", "chumpy.ch"), ("Select", "chumpy.reordering")))
+    ch, select = (
+        type(name, (FakeChumpy,), {"__module__": module})
+        for name, module in (("Ch", "chumpy.ch"), ("Select", "chumpy.reordering"))
+    )
     for name, kind in (("chumpy", None), ("chumpy.ch", ch), ("chumpy.reordering", select)):
         module = types.ModuleType(name)
         if kind is not None:
