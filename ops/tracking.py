@@ -60,13 +60,14 @@ def experiment_id(root: Path) -> str:
         return found.experiment_id
 
 
-def folder_version(folder: Path) -> str:
-    """sha256 over names and bytes of a folder's files: the data version of an artefact.
+NO_CONTENT = frozenset({"report.json", "training.json"})
+"""Files about how an artefact was made: timings and run ids, which differ where the content is the same."""
 
-    report.json is left out: it holds timings, so equal data would differ.
-    """
+
+def folder_version(folder: Path) -> str:
+    """sha256 over names and bytes of a folder's files, but for NO_CONTENT: the data version of an artefact."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "report.json"):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in NO_CONTENT):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())

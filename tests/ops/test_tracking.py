@@ -65,7 +65,8 @@ def test_run_that_raises_is_marked_failed_and_keeps_its_curve(root):
 def test_folder_version_follows_names_and_bytes_only(tmp_path):
     (tmp_path / "a").write_bytes(b"1")
     first = tracking.folder_version(tmp_path)
-    (tmp_path / "report.json").write_text("{}")
+    for name in ("report.json", "training.json"):
+        (tmp_path / name).write_text("{}")
     assert tracking.folder_version(tmp_path) == first
     (tmp_path / "a").write_bytes(b"2")
     changed = tracking.folder_version(tmp_path)
