@@ -117,9 +117,10 @@ def read_frames(
 def write_video(
     path: Path, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, gop: int = 30, crf: int = 18, **x264: str
 ) -> None:
-    """Write H.264 (yuv420p, one thread, so that equal frames give equal bytes). Whole or absent.
+    """Write H.264 (yuv420p) whose bytes depend on the frames alone. Whole or absent.
 
-    x264: further encoder options. Raises ValueError for no frames, odd sizes, or frames of different sizes.
+    One thread and no lookahead: with x264's lookahead, equal frames gave other bytes whenever memory was laid out
+    differently (up to 29 grey levels in a decoded frame). x264: further encoder options. Raises ValueError for no frames, odd sizes, or frames of different sizes.
     """
     partial = path.with_name(f".{path.name}.partial.mp4")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +131,7 @@ def write_video(
                 iter(frames),
                 Fraction(fps).limit_denominator(1001),
                 gop,
-                {"crf": str(crf), "preset": "veryfast"} | x264,
+                {"crf": str(crf), "preset": "veryfast", "rc-lookahead": "0", "mbtree": "0"} | x264,
             )
         partial.replace(path)
     finally:

@@ -271,7 +271,7 @@ def test_distances_agree_with_sampled_surfaces(kind):
 
 
 def test_fingers_close_until_they_touch(hand_models):
-    ball = lambda points: np.linalg.norm(points - [-0.09, -0.05, 0.0], axis=-1) - 0.035  # noqa: E731
+    ball = lambda points: np.linalg.norm(points - [-0.10, -0.062, 0.0], axis=-1) - 0.035  # noqa: E731
     hand = scene_hands.Hand(hand_models["right"], np.zeros(10))
     wrist = scene_hands.Wrist(np.eye(3), np.zeros(3))
     curls, gap = scene_hands.close_fingers(hand, wrist, scene_hands.even(0.1, thumb=0.0), 1.0, ball)
