@@ -75,15 +75,15 @@ def _pretrain(
         len(train),
         _version(inputs),
     )
-    before = mean_loss(objective, test, store, pad)
+    before = _held_out("before", objective, test, store, pad)
     encoded_s = time.monotonic() - start
     with tracking.start_run(context.root, context.stage.name, context.config, inputs) as run:
         curve = loop.train(task, config, context.scratch, stage, context.progress, run)
         model.eval()
         report = Report(rows={"training rows": len(train), "held-out rows measured": len(test)})
         report.metrics = _numbers(curve, config) | {
-            "held_out/loss_before": before,
-            "held_out/loss_after": mean_loss(objective, test, store, pad),
+            **before,
+            **_held_out("after", objective, test, store, pad),
             "seconds/features": encoded_s,
             "seconds/all": time.monotonic() - start,
             "fusion_alpha": model.fusion.alpha.item(),
@@ -105,14 +105,19 @@ def open_store(context: StageContext, model: VipaVLA, examples: Sequence[Example
 def mean_loss(
     objective: AnswerObjective, examples: Sequence[Example], store: FeatureStore, pad: int, size: int = 32
 ) -> float:
-    """Loss over all label tokens of some examples, without dropout; NaN for none."""
-    if not examples:
-        return float("nan")
+    """Loss over all label tokens of some examples, at least one, without dropout."""
     training = objective.training
     objective.eval()
     parts = [objective(data.training_groups(examples[i : i + size], store, pad)) for i in range(0, len(examples), size)]
     objective.train(training)
     return sum(float(loss) * count for loss, count in parts) / sum(count for _, count in parts)
+
+
+def _held_out(
+    when: str, objective: AnswerObjective, examples: Sequence[Example], store: FeatureStore, pad: int
+) -> dict[str, float]:
+    """Nothing where no clip is held out."""
+    return {f"held_out/loss_{when}": mean_loss(objective, examples, store, pad)} if examples else {}
 
 
 def run_stage3(context: StageContext) -> Report:
