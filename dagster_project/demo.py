@@ -7,6 +7,7 @@ other lanes nor what they have finished.
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from ops import config, data_version
 
 WORKERS = 2
 ROBOT = "robot_demonstrations"
+PROCESS_TAG = "hand3d/process"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -55,6 +57,9 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ndemo: interrupted; what was finished is kept, run again to go on", file=sys.stderr)
+        return 130
     return _conclude(root, outcomes, time.monotonic() - start)
 
 
@@ -117,17 +122,31 @@ def _look(root: Path, settings: config.Config) -> list:
     from dagster_project.staleness import due, observed_version
 
     with dg.DagsterInstance.get() as instance:
+        close_dead_runs(instance)
         for shard, version in content_versions(settings, root).items():
             if observed_version(instance, shard) != version:
                 instance.report_runless_asset_event(observation(shard, version))
         return due(instance, settings, root)
 
 
+def close_dead_runs(instance) -> int:
+    """End runs of ours whose process was killed, which Dagster would show as running for ever; how many there were."""
+    import dagster as dg
+    import psutil
+
+    started = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    dead = [run for run in started if PROCESS_TAG in run.tags and not psutil.pid_exists(int(run.tags[PROCESS_TAG]))]
+    for run in dead:
+        instance.report_run_failed(run, f"process {run.tags[PROCESS_TAG]} is gone: it was killed")
+    return len(dead)
+
+
 def _run_lanes(lanes: list[Lane], root: Path) -> Iterable[Outcome]:
     """In worker processes, started fresh: a stage's libraries do not like to be forked."""
     if not lanes:
         return
-    with ProcessPoolExecutor(min(WORKERS, len(lanes)), mp_context=get_context("spawn")) as pool:
+    workers = ProcessPoolExecutor(min(WORKERS, len(lanes)), mp_context=get_context("spawn"), initializer=_end_quietly)
+    with workers as pool:
         running = {pool.submit(run_lane, lane, str(root)): lane for lane in lanes}
         for future in as_completed(running):
             try:
@@ -136,6 +155,11 @@ def _run_lanes(lanes: list[Lane], root: Path) -> Iterable[Outcome]:
                 yield Outcome(
                     running[future].name, 0.0, {running[future].name: "its process was killed (out of memory?)"}
                 )
+
+
+def _end_quietly() -> None:
+    """Ctrl-C reaches every process of the terminal: a worker leaves without a traceback, cleaning up on its way."""
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
 
 
 def run_lane(lane: Lane, root: str) -> Outcome:
@@ -160,7 +184,7 @@ def run_lane(lane: Lane, root: str) -> Outcome:
             instance=instance,
             partition_key=lane.shard or None,
             asset_selection=[dg.AssetKey(name) for name in lane.assets],
-            tags={ONLY_STALE: "true"},
+            tags={ONLY_STALE: "true", PROCESS_TAG: str(os.getpid())},
             raise_on_error=False,
         )
     return Outcome(lane.name, time.monotonic() - start, failures(result))

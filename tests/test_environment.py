@@ -74,7 +74,9 @@ def test_no_pipes_message_can_be_lost_while_a_run_stays_green():
 
 def test_dagster_modules_have_no_deferred_annotations():
     """With them Dagster cannot read resource types and raises at definition."""
-    found = [p for p in sources("assets", "dagster_project") if "from __future__ import annotations" in p.read_text("utf-8")]
+    found = [
+        p for p in sources("assets", "dagster_project") if "from __future__ import annotations" in p.read_text("utf-8")
+    ]
     assert not found
 
 
@@ -106,7 +108,11 @@ def test_tuple_defaults_are_spelled_out_in_params():
     given = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     tree = ast.parse((ROOT / "ops" / "config.py").read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    sections = {f.target.id: f.annotation.id for f in classes["Config"].body if hasattr(f, "annotation") and isinstance(f.annotation, ast.Name)}
+    sections = {
+        f.target.id: f.annotation.id
+        for f in classes["Config"].body
+        if hasattr(f, "annotation") and isinstance(f.annotation, ast.Name)
+    }
     missing = [
         f"{section}.{field.target.id}"
         for section, name in sections.items()

@@ -1,5 +1,6 @@
 """The asset graph on fake stages: lineage, versions, staleness in both directions, failures, blocking checks."""
 
+import os
 import shutil
 import subprocess
 
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from assets.factory import ONLY_STALE
-from dagster_project import definitions, demo, staleness
+from dagster_project import definitions, demo, sensors, staleness
 from ops import artefacts, config, data_version
 from ops.stages import BY_NAME, STAGES
 from tests.assets import fakes
@@ -63,6 +64,7 @@ def test_every_partition_carries_dvcs_hash(root):
     assert len(versions) == sum(stage.partitioned for stage in STAGES)
 
 
+@pytest.mark.slow
 def test_dvc_skips_what_dagster_made_and_names_what_changed(root):
     with dg.DagsterInstance.ephemeral() as instance:
         everything(root, instance)
@@ -77,20 +79,22 @@ def test_dvc_skips_what_dagster_made_and_names_what_changed(root):
     assert sorted(data_version.stale(root)) == ["hand3d_test", "mano_fits@one", "mano_fits@two"]
 
 
+@pytest.mark.slow
 def test_dagster_records_what_dvc_made_without_running_it(root):
-    dvc(root, "repro")
-    assert sorted(fakes.ran(root)) == ALL
+    """`dvc repro` of one stage and what it needs, in processes of its own, and then the Dagster run."""
+    dvc(root, "repro", "hand3d_action@one")
+    assert fakes.ran(root) == ["raw_videos one", "mano_fits one", "hand3d_action one"]
+    assets = ["raw_videos", "mano_fits", "hand3d_action"]
     with dg.DagsterInstance.ephemeral() as instance:
-        due = staleness.due(instance, settings(root), root)
-        assert {item.why for item in due} == {"made outside Dagster: to be recorded"}
-        assert sorted(f"{item.stage} {item.shard}".strip() for item in due) == ALL
-        for shard in fakes.SHARDS:
-            assert run(root, "label_shard", shard, instance=instance, **{ONLY_STALE: "true"}).success
-        assert run(root, "train_and_score", instance=instance, **{ONLY_STALE: "true"}).success
+        due = {(item.stage, item.shard): item.why for item in staleness.due(instance, settings(root), root)}
+        assert {due[name, "one"] for name in assets} == {"made outside Dagster: to be recorded"}
+        assert run(root, "label_shard", "one", assets, instance, **{ONLY_STALE: "true"}).success
         assert fakes.ran(root) == []
-        assert staleness.due(instance, settings(root), root) == []
+        left = {(item.stage, item.shard) for item in staleness.due(instance, settings(root), root)}
+        assert left == set(due) - {(name, "one") for name in assets}
 
 
+@pytest.mark.slow
 def test_changed_video_reruns_its_shard_and_equal_content_stops_early(root):
     with dg.DagsterInstance.ephemeral() as instance:
         everything(root, instance)
@@ -108,6 +112,7 @@ def test_changed_video_reruns_its_shard_and_equal_content_stops_early(root):
         assert {item.shard for item in staleness.due(instance, settings(root), root)} == {""}
 
 
+@pytest.mark.slow
 def test_push_and_pull_through_s3(root, tmp_path_factory, monkeypatch):
     server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -178,3 +183,69 @@ def dvc(root, *arguments):
     done = subprocess.run(["dvc", *arguments], cwd=root, env=fakes.environment(root), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_failed_shard_stops_training_and_a_second_run_goes_on(root, capfd):
+    """The real worker processes cannot be given fakes: lanes run here, in the order in which the demo runs them."""
+    fakes.write(root / fakes.FAIL, "mano_fits two")
+    assert sorted(demo_lanes(root)) == ["one", "robot_demonstrations", "two"]
+    made = fakes.ran(root)
+    assert "hand3d_action one" in made
+    assert "hand3d_action two" not in made
+    assert "base_model" not in made
+    (root / fakes.FAIL).unlink()
+    assert demo_lanes(root) == ["two", "training and scores"]
+    assert sorted(made + fakes.ran(root)) == ALL
+    assert demo_lanes(root) == []
+
+
+def demo_lanes(root):
+    """Names of the lanes that the demo ran."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "_run_lanes", lambda lanes, where: [demo.run_lane(lane, str(where)) for lane in lanes])
+        return [outcome.lane for outcome in demo.materialise(root, settings(root))]
+
+
+def test_automation_asks_for_exactly_what_changed(root):
+    defs = definitions.build(root)
+    with dg.DagsterInstance.ephemeral() as instance:
+        found, known, problems = sensors.changes(settings(root), root, {})
+        assert len(found) == 2
+        assert not problems
+        for event in found:
+            instance.report_runless_asset_event(event)
+        asked = dg.evaluate_automation_conditions(defs=defs, instance=instance)
+        assert asked.get_requested_partitions(dg.AssetKey("raw_videos")) == set(fakes.SHARDS)
+        for shard in fakes.SHARDS:
+            run(root, "label_shard", shard, ["raw_videos"], instance)
+        asked = dg.evaluate_automation_conditions(defs=defs, instance=instance, cursor=asked.cursor)
+        assert asked.get_requested_partitions(dg.AssetKey("mano_fits")) == set(fakes.SHARDS)
+        assert asked.get_requested_partitions(dg.AssetKey("raw_videos")) == set()
+        for shard in fakes.SHARDS:
+            run(root, "label_shard", shard, ["mano_fits"], instance)
+        asked = dg.evaluate_automation_conditions(defs=defs, instance=instance, cursor=asked.cursor)
+        os.utime(root / "videos" / "one" / "a.mp4")  # a new time on the same content
+        found, known, _ = sensors.changes(settings(root), root, known)
+        assert found == []
+        fakes.write(root / "videos" / "two" / "a.mp4", "another video")
+        (event,), known, _ = sensors.changes(settings(root), root, known)
+        instance.report_runless_asset_event(event)
+        asked = dg.evaluate_automation_conditions(defs=defs, instance=instance, cursor=asked.cursor)
+        assert asked.get_requested_partitions(dg.AssetKey("raw_videos")) == {"two"}
+
+
+def test_run_whose_process_was_killed_is_ended(root):
+    job = definitions.build(root).resolve_job_def("label_shard")
+    with dg.DagsterInstance.ephemeral() as instance:
+        for process in (2**22 + 1, os.getpid()):
+            dagster_run = instance.create_run_for_job(job, tags={demo.PROCESS_TAG: str(process)})
+            _start(instance, dagster_run)
+        assert demo.close_dead_runs(instance) == 1
+        statuses = {run.tags[demo.PROCESS_TAG]: run.status.value for run in instance.get_runs()}
+    assert statuses == {str(2**22 + 1): "FAILURE", str(os.getpid()): "STARTED"}
+
+
+def _start(instance, dagster_run):
+    event = dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_START.value, job_name=dagster_run.job_name)
+    instance.report_dagster_event(event, dagster_run.run_id)
