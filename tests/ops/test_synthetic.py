@@ -56,7 +56,8 @@ def test_truth_joints_land_in_the_hand(shots):
         for side in scene.hands:
             joints = joints_cam(scene, side, frame)
             px = scene.camera.project(joints)
-            for joint, (u, v) in zip(joints, px, strict=True):
+            # without the wrist: it lies on the open edge of the mesh, where the forearm (no part of the hand) goes on
+            for joint, (u, v) in zip(joints[1:], px[1:], strict=True):
                 if not (2 <= u < SIZE[0] - 2 and 2 <= v < SIZE[1] - 2):
                     continue
                 seen = picture.depth_m[int(v), int(u)]
@@ -66,7 +67,7 @@ def test_truth_joints_land_in_the_hand(shots):
                 patch = picture.labels[int(v) - 1 : int(v) + 2, int(u) - 1 : int(u) + 2]
                 inside += bool((patch == HAND_LABELS[side]).any())
     assert total > 100
-    assert inside / total > 0.97, f"{inside} of {total}"
+    assert inside == total, f"{inside} of {total}"
 
 
 def test_depth_at_hand_pixels_lies_on_the_mesh(shots):
