@@ -68,4 +68,4 @@ def _batches(examples: Sequence[Example], progress: Progress | None) -> Iterator
     for places in data.grouped(examples):
         ordered = sorted(places, key=lambda place: (examples[place].num_waypoints, len(examples[place].prompt)))
         out += [ordered[start : start + BATCH] for start in range(0, len(ordered), BATCH)]
-    return progress(out, total=len(out), unit="batch") if progress else iter(out)
+    return progress(out, total=len(out), unit="answer group") if progress else iter(out)

@@ -143,7 +143,7 @@ class ChunkSource:
         path = root / "data" / ".cache" / "features" / encoder_version(self.model) / f"robot-{key}.safetensors"
         if not path.is_file():
             starts = range(0, len(self), ENCODE_BATCH)
-            shown = progress(starts, total=len(starts), unit="frame batch") if progress else starts
+            shown = progress(starts, total=len(starts), unit="frame group") if progress else starts
             parts = [self._encode(range(start, min(start + ENCODE_BATCH, len(self)))) for start in shown]
             tensors = {
                 name: torch.cat([getattr(part, name).half().cpu() for part in parts])
