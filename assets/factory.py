@@ -1,8 +1,10 @@
 """From a row of ops/stages.py and a text for the catalogue to an asset with metadata, data version and checks."""
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import dagster as dg
@@ -121,19 +123,36 @@ def column_schema(name: str) -> dg.TableSchemaMetadataValue | None:
     files = checks.TABLES.get(name)
     if not files:
         return None
-    columns = SCHEMAS[next(iter(files.values()))].columns
+    schema = next(iter(files.values()))
+    columns, notes = SCHEMAS[schema].columns, column_notes().get(schema, {})
     return dg.MetadataValue.table_schema(
         dg.TableSchema(
             [
                 dg.TableColumn(
                     column,
                     str(spec.dtype),
+                    notes.get(column),
                     constraints=dg.TableColumnConstraints(nullable=spec.nullable, unique=spec.unique),
                 )
                 for column, spec in columns.items()
             ]
         )
     )
+
+
+@cache
+def column_notes() -> dict[str, dict[str, str]]:
+    """Schema -> column -> the comment that ops/tables.py has beside it: units, frames, meanings."""
+    from ops import tables
+
+    notes: dict[str, dict[str, str]] = {}
+    schema = ""
+    for line in Path(tables.__file__).read_text(encoding="utf-8").splitlines():
+        if begins := re.match(r'    "(\w+)": pa\.DataFrameSchema', line):
+            schema = begins[1]
+        elif note := re.match(r'\s+"(\w+)": .*?  # (.+)', line):
+            notes.setdefault(schema, {})[note[1]] = note[2]
+    return notes
 
 
 def markdown_table(rows: Sequence[dict[str, object]]) -> str:
@@ -169,7 +188,9 @@ def automation() -> dg.AutomationCondition:
     dependencies = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
     # an observed source counts as missing for ever: it has observations, no materialisations
     missing = dg.AutomationCondition.any_deps_missing().ignore(dg.AssetSelection.assets(VIDEO_FOLDERS))
-    due = dependencies | dg.AutomationCondition.code_version_changed() | dg.AutomationCondition.missing()
+    # what failed waits for a change; it would be asked for again and again
+    unmade = dg.AutomationCondition.missing() & ~dg.AutomationCondition.execution_failed()
+    due = dependencies | dg.AutomationCondition.code_version_changed() | unmade
     return due.since_last_handled() & ~missing & ~dg.AutomationCondition.in_progress()
 
 

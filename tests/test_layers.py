@@ -18,7 +18,9 @@ def test_a_broken_contract_would_be_seen(tmp_path):
     """The linter is not green because it looks at nothing."""
     import tomllib
 
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
     layers = next(c for c in contracts if c["type"] == "layers" and "assets" in c["layers"])
     assert layers["layers"] == ["dagster_project", "assets", "ops"]
     for package in layers["layers"]:
@@ -46,7 +48,9 @@ def test_only_tracking_imports_mlflow():
         path.relative_to(ROOT).as_posix()
         for package in ("ops", "assets", "dagster_project")
         for path in (ROOT / package).rglob("*.py")
-        if any(line.strip().startswith(("import mlflow", "from mlflow")) for line in path.read_text("utf-8").splitlines())
+        if any(
+            line.strip().startswith(("import mlflow", "from mlflow")) for line in path.read_text("utf-8").splitlines()
+        )
     ]
     assert users == ["ops/tracking.py"]
 

@@ -225,4 +225,6 @@ def test_pictures_schema_and_counts_reach_the_catalogue(root):
     assert result.metadata["picture/a picture"].value.startswith("![a picture](data:image/png;base64,")
     columns = {column.name: column.type for column in result.metadata["dagster/column_schema"].schema.columns}
     assert columns["joints_cam"] == "Array(Float32, shape=(63,))"
+    notes = {column.name: column.description for column in result.metadata["dagster/column_schema"].schema.columns}
+    assert notes["tau"] == "WRIST position, camera frame, m"
     assert result.data_version.value == data_version.recorded_version(root, "mano_fits", "one")

@@ -215,16 +215,16 @@ def test_automation_asks_for_exactly_what_changed(root):
         assert not problems
         for event in found:
             instance.report_runless_asset_event(event)
-        asked = dg.evaluate_automation_conditions(defs=defs, instance=instance)
-        assert asked.get_requested_partitions(dg.AssetKey("raw_videos")) == set(fakes.SHARDS)
-        for shard in fakes.SHARDS:
-            run(root, "label_shard", shard, ["raw_videos"], instance)
+        asked = dg.evaluate_automation_conditions(defs=defs, instance=instance)  # the first look sets the baseline
         asked = dg.evaluate_automation_conditions(defs=defs, instance=instance, cursor=asked.cursor)
-        assert asked.get_requested_partitions(dg.AssetKey("mano_fits")) == set(fakes.SHARDS)
+        for name in ("raw_videos", "hand3d_visual"):  # a shard's whole chain in one run
+            assert asked.get_requested_partitions(dg.AssetKey(name)) == set(fakes.SHARDS)
+        for shard in fakes.SHARDS:
+            run(root, "label_shard", shard, instance=instance)
+        for _ in range(2):
+            asked = dg.evaluate_automation_conditions(defs=defs, instance=instance, cursor=asked.cursor)
         assert asked.get_requested_partitions(dg.AssetKey("raw_videos")) == set()
-        for shard in fakes.SHARDS:
-            run(root, "label_shard", shard, ["mano_fits"], instance)
-        asked = dg.evaluate_automation_conditions(defs=defs, instance=instance, cursor=asked.cursor)
+        assert asked.get_requested_partitions(dg.AssetKey("mano_fits")) == set()
         os.utime(root / "videos" / "one" / "a.mp4")  # a new time on the same content
         found, known, _ = sensors.changes(settings(root), root, known)
         assert found == []
@@ -233,6 +233,10 @@ def test_automation_asks_for_exactly_what_changed(root):
         instance.report_runless_asset_event(event)
         asked = dg.evaluate_automation_conditions(defs=defs, instance=instance, cursor=asked.cursor)
         assert asked.get_requested_partitions(dg.AssetKey("raw_videos")) == {"two"}
+        assert asked.get_requested_partitions(dg.AssetKey("mano_fits")) == set()
+        run(root, "label_shard", "two", ["raw_videos"], instance)
+        asked = dg.evaluate_automation_conditions(defs=defs, instance=instance, cursor=asked.cursor)
+        assert asked.get_requested_partitions(dg.AssetKey("mano_fits")) == {"two"}
 
 
 def test_run_whose_process_was_killed_is_ended(root):
