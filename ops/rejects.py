@@ -21,6 +21,7 @@ class Reason(StrEnum):
     HAND_OUTSIDE_VIEW = "hand_outside_view"
     HIGH_REPROJECTION_ERROR = "high_reprojection_error"
     FIT_RESIDUAL_TOO_HIGH = "fit_residual_too_high"
+    HAND_NOT_CONFIRMED = "hand_not_confirmed"
     HAND_IDENTITY_AMBIGUOUS = "hand_identity_ambiguous"
     # geometry
     DEPTH_NONE_STATIC_CAMERA = "depth_none_static_camera"

@@ -8,21 +8,49 @@ from PIL import Image, ImageDraw
 
 from ops.hands.joints import BONE_RGB, BONES
 
+TILE = (320, 240)  # width and height of a cut-out
 
-def hand(rgb: np.ndarray, joints_px: np.ndarray, visible: np.ndarray | None = None, width: int = 2) -> np.ndarray:
-    """A copy of the picture with one hand's skeleton; joints that are not visible are drawn hollow.
 
-    joints_px: (21, 2), continuous pixels; bones with a NaN end are left out.
+def hands(rgb: np.ndarray, joints_px: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """The part of the picture around the hands, TILE in size, with their skeletons.
+
+    joints_px: (n, 21, 2), continuous pixels; bones with a NaN end are left out. visible: (n, 21); other joints are
+    drawn hollow.
     """
-    picture = rgb.copy()
-    points = np.where(np.isfinite(joints_px), joints_px - 0.5, -1e6).round().astype(int)
-    for (a, b), colour in zip(BONES, BONE_RGB, strict=True):
-        if np.isfinite(joints_px[[a, b]]).all():
-            cv2.line(picture, points[a].tolist(), points[b].tolist(), colour, width, cv2.LINE_AA)
-    for joint, point in enumerate(points):
-        filled = visible is None or bool(visible[joint])
-        cv2.circle(picture, point.tolist(), width + 1, (255, 255, 255), -1 if filled else 1, cv2.LINE_AA)
+    scale, corner = _window(rgb.shape[1], rgb.shape[0], joints_px.reshape(-1, 2))
+    place = np.array(
+        [[scale, 0, 0.5 * scale - 0.5 - scale * corner[0]], [0, scale, 0.5 * scale - 0.5 - scale * corner[1]]]
+    )
+    picture = cv2.warpAffine(rgb, place, TILE, flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    for points, seen in zip((joints_px - corner) * scale - 0.5, visible, strict=True):
+        _skeleton(picture, points, seen)
     return picture
+
+
+def _window(width: int, height: int, points: np.ndarray) -> tuple[float, np.ndarray]:
+    """(scale, upper left corner in pixels) of a window of TILE's shape: the hands and as much again around them."""
+    points = points[np.isfinite(points).all(axis=1)]
+    points = np.clip(points, 0, [width, height]) if len(points) else np.array([[0.0, 0.0], [width, height]])
+    low, high = points.min(axis=0), points.max(axis=0)
+    wanted = max(3 * (high - low) / TILE)
+    scale = 1 / min(max(wanted, 0.2), max(width / TILE[0], height / TILE[1]))
+    span = np.array(TILE) / scale
+    corner = np.clip(
+        (low + high) / 2 - span / 2, np.minimum(0, [width, height] - span), np.maximum(0, [width, height] - span)
+    )
+    return float(scale), corner
+
+
+def _skeleton(picture: np.ndarray, points: np.ndarray, visible: np.ndarray) -> None:
+    """Drawn into the picture; points: (21, 2), integer-centred."""
+    finite = np.isfinite(points).all(axis=1)
+    whole = np.where(finite[:, None], np.clip(points, -1e4, 1e4), 0).round().astype(int)
+    for (a, b), colour in zip(BONES, BONE_RGB, strict=True):
+        if finite[a] and finite[b]:
+            cv2.line(picture, whole[a].tolist(), whole[b].tolist(), colour, 2, cv2.LINE_AA)
+    for point in range(21):
+        if finite[point]:
+            cv2.circle(picture, whole[point].tolist(), 2, (255, 255, 255), -1 if visible[point] else 1, cv2.LINE_AA)
 
 
 def depth(z: np.ndarray) -> np.ndarray:

@@ -15,10 +15,11 @@ import polars as pl
 from ops import tables
 from ops.bootstrap import weights_dir
 from ops.config import ManoFitsConfig
-from ops.hands.fit import fit
 from ops.hands.mano import HandModel, load_models
 from ops.perception import drawing
-from ops.perception.tracker import Landmarker, TrackedHand, track
+from ops.perception.settling import Settled, settle
+from ops.perception.tracker import Landmarker
+from ops.perception.tracks import TrackedHand, track
 from ops.perception.visibility import Visibility, at_pixels, classify
 from ops.pipeline import StageContext
 from ops.rejects import ClipError, Reason, Reject
@@ -51,9 +52,10 @@ def run(context: StageContext) -> Report:
     config, weights = context.config.mano_fits, weights_dir(context.root)
     models = load_models(weights / "hand_model")
     clips = list(read_clips(context.input("raw_videos"), context.root))
+    versions = _versions(context.input("raw_videos"))
     parts, rejects = [], []
     for clip in context.progress(clips, unit="clip"):
-        table, dropped = _kept_or_new(context.scratch, clip, config, models, weights)
+        table, dropped = _kept_or_new(context.scratch, clip, versions[clip.clip_id], config, models, weights)
         parts.append(table)
         rejects += dropped
     table = pl.concat(parts) if parts else tables.frame("mano_fits", [])
@@ -89,10 +91,17 @@ def clip_fits(
     return pl.concat(parts).sort("frame", "side"), rejects
 
 
-def _kept_or_new(scratch: Path, clip: Clip, config: ManoFitsConfig, models, weights: Path):
-    key = hashlib.sha256(
-        f"{clip.clip_id}{clip.video}{clip.video.stat().st_mtime_ns}{asdict(config)}".encode()
-    ).hexdigest()[:24]
+def _versions(raw_videos: Path) -> dict[str, str]:
+    """Content of each clip's video and labels."""
+    clips = tables.read("clips", raw_videos / "clips.parquet")
+    return {row["clip_id"]: f"{row['sha256']}{row['side_sha256']}" for row in clips.iter_rows(named=True)}
+
+
+def _kept_or_new(
+    scratch: Path, clip: Clip, version: str, config: ManoFitsConfig, models: dict[str, HandModel], weights: Path
+) -> tuple[pl.DataFrame, list[Reject]]:
+    """From scratch if an interrupted run had finished the clip, else made and kept there."""
+    key = hashlib.sha256(f"{clip.clip_id}{version}{asdict(config)}".encode()).hexdigest()[:24]
     kept_rows, kept_rejects = scratch / f"{key}.parquet", scratch / f"{key}.json"
     if kept_rejects.is_file():  # written last
         kept = [
@@ -143,27 +152,29 @@ def _tracked(
     hands = []
     limit = config.max_reprojection_fraction * clip.camera.width
     for hand in tracked:
-        fitted = fit(models[hand.side], hand.joints_cam)
-        pixels = clip.camera.project(np.where(fitted.valid[:, None, None], fitted.joints, np.nan))
-        error = np.linalg.norm(pixels - hand.px, axis=-1).mean(axis=1)
-        good = fitted.valid & (error <= limit) & (fitted.residual_mm <= MAX_RESIDUAL_MM)
-        rejects += [_bad_fit(clip, hand, i, error[i], limit, fitted.residual_mm[i]) for i in np.flatnonzero(~good)]
+        settled = settle(models[hand.side], hand, clip.camera)
+        fitted, error, residual = settled.fitted, settled.reprojection_px, settled.residual_mm
+        good = (error <= limit) & (residual <= MAX_RESIDUAL_MM)  # False for NaN
+        rejects += [_bad_fit(clip, hand, settled, i, limit) for i in np.flatnonzero(~good)]
         if good.any():
             beta = np.broadcast_to(fitted.beta, (int(good.sum()), 10))
             hands.append(
                 Measured(
                     hand.side, hand.frames[good], fitted.theta[good], fitted.r[good], fitted.tau[good], beta,
-                    fitted.joints[good], fitted.residual_mm[good], error[good], hand.scores[good],
+                    fitted.joints[good], residual[good], error[good], hand.scores[good],
                 )
             )  # fmt: skip
     return hands, rejects
 
 
-def _bad_fit(clip: Clip, hand: TrackedHand, row: int, error: float, limit: float, residual_mm: float) -> Reject:
-    if error > limit:
+def _bad_fit(clip: Clip, hand: TrackedHand, settled: Settled, row: int, limit: float) -> Reject:
+    error, residual = settled.reprojection_px[row], settled.residual_mm[row]
+    if np.isnan(error):
+        reason, detail = Reason.FIT_RESIDUAL_TOO_HIGH, "the joints fix no hand (palm seen edge-on, or no camera pose)"
+    elif error > limit:
         reason, detail = Reason.HIGH_REPROJECTION_ERROR, f"{error:.1f} px, at most {limit:.1f} allowed"
     else:
-        reason, detail = Reason.FIT_RESIDUAL_TOO_HIGH, f"{residual_mm:.1f} mm, at most {MAX_RESIDUAL_MM} allowed"
+        reason, detail = Reason.FIT_RESIDUAL_TOO_HIGH, f"{residual:.1f} mm, at most {MAX_RESIDUAL_MM} allowed"
     return Reject(clip.clip_id, reason, int(hand.frames[row]), hand.side, detail)
 
 
@@ -238,19 +249,21 @@ def _summary(report: Report, table: pl.DataFrame, clips: list[Clip]) -> None:
 
 
 def _picture(table: pl.DataFrame, clips: list[Clip], path: Path) -> None:
-    """Skeletons over frames spread through the shard."""
+    """Skeletons on frames spread through the shard, cut to the hands."""
     frames = table.select("clip_id", "frame").unique(maintain_order=True)
     picks = frames.gather_every(max(1, frames.height // MAX_PICTURES)).head(MAX_PICTURES)
     pictures, captions = [], []
     for clip in clips:
         wanted = sorted(picks.filter(clip_id=clip.clip_id)["frame"].to_list())
         for frame in clip.frames(wanted) if wanted else ():
-            picture = frame.rgb
-            for row in table.filter(clip_id=clip.clip_id, frame=frame.index).iter_rows(named=True):
-                px = np.array(row["joints_px"]).reshape(21, 2)
-                picture = drawing.hand(
-                    picture, px, np.array(row["visibility"]) == Visibility.VISIBLE, max(2, picture.shape[1] // 300)
+            hands = table.filter(clip_id=clip.clip_id, frame=frame.index)
+            pictures.append(
+                drawing.hands(
+                    frame.rgb,
+                    hands["joints_px"].to_numpy().reshape(-1, 21, 2),
+                    hands["visibility"].to_numpy() == Visibility.VISIBLE,
                 )
-            pictures.append(picture)
-            captions.append(f"{clip.clip_id} {frame.time_s:.1f} s")
+            )
+            sides = " ".join(hands["side"].to_list())
+            captions.append(f"{clip.clip_id} {frame.time_s:.1f} s {sides}")
     drawing.sheet(pictures, captions, path)

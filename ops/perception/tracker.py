@@ -1,34 +1,40 @@
-"""Hands in a video by the MediaPipe landmarker (CPU, Apache-2.0 weights): the embedded stand-in for HaWoR.
+"""Hands in the frames of a video by the MediaPipe landmarker (CPU, Apache-2.0 weights): the stand-in for HaWoR.
 
-Detection gives 21 pixels and 21 "world" points (metres, about the hand's centre, its size guessed anew each frame).
-Here the size is fixed to the track's median and the points are placed in the camera frame by PnP. Accuracy on real
-video: 7-12 cm in the wrist's depth at half a metre; the relative pose is far better. That is what one camera gives
-without a trained depth: good for plumbing and drift gates, not for labels of the paper's grade.
+A detection is 21 pixels and 21 "world" points: metres about the hand's centre, camera axes, the size guessed anew in
+each frame. ops.perception.tracks links detections and places them in the camera frame.
+
+The landmarker takes feet and elbows for hands. A hand is found again at the same place when its crop is looked at in
+another size and mirrored; such things mostly are not. So each hand gets a second look when it appears and then once a
+second, and what the second looks do not confirm is rejected, track by track.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Float
 
-from ops.geometry.camera import PinholeCamera, opencv_K
-from ops.rejects import Reason, Reject
 from ops.video import Frame
 
-MIDDLE_KNUCKLE = 9
-MAX_JUMP = 0.25  # of the image width, that a wrist moves between two frames of a track. ASSUMED
 SAME_HAND = 0.03  # of the image width: two detections this near are one hand. ASSUMED
 TILE_FROM_PX = 900  # frames with a longer edge are searched in tiles when the whole frame shows no hand
 TILES = (4, 3)  # along the longer and the shorter edge
 TILE_SCORE = 0.6  # a tile shows less context, so a detection in it has to be surer. ASSUMED
+LOOK_EVERY_S = 1.0
+LOOKS = ((2.0, False), (3.0, False), (2.5, True))  # crop's edge as a multiple of the hand's extent; mirrored or not
+LOOK_PIXELS = 256
+SMALL_HAND_PX = 72.0  # the joints of smaller hands wander by as many pixels as those of a hand of this size
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One hand in one frame. world: metres about the hand's centre, axes of the camera."""
+    """One hand in one frame.
+
+    px: continuous pixels. world: metres about the hand's centre, axes of the camera. score: of its side, 0.5 to 1.
+    moved: how far its joints lay from here at the second looks (median look), as a share of `extent_px`; inf where
+    most looks found no hand. Between second looks: that of the last one nearby.
+    """
 
     frame: int
     time_s: float
@@ -36,19 +42,12 @@ class Detection:
     score: float
     px: Float[np.ndarray, "21 2"]
     world: Float[np.ndarray, "21 3"]
+    moved: float = np.inf
 
-
-@dataclass(frozen=True)
-class TrackedHand:
-    """One hand of a clip: n frames. joints_cam: metres, from PnP with one hand size for the track."""
-
-    side: str
-    frames: np.ndarray
-    times_s: np.ndarray
-    scores: np.ndarray
-    px: Float[np.ndarray, "n 21 2"]
-    joints_cam: Float[np.ndarray, "n 21 3"]
-    reprojection_px: Float[np.ndarray, " n"]
+    @property
+    def extent_px(self) -> float:
+        """Longer edge of its box."""
+        return float(np.ptp(self.px, axis=0).max())
 
 
 class Landmarker:
@@ -77,6 +76,7 @@ class Landmarker:
 
         self._video, self._image = make(vision.RunningMode.VIDEO), make(vision.RunningMode.IMAGE)
         self._last_ms = -1
+        self._looked: list[Detection] = []
 
     def __enter__(self) -> "Landmarker":
         return self
@@ -94,7 +94,27 @@ class Landmarker:
         )
         if not found and max(height, width) >= TILE_FROM_PX:
             found = self._in_tiles(frame)
-        return _distinct(found, width)
+        return [self._looked_at_again(frame, detection) for detection in _distinct(found, width)]
+
+    def _looked_at_again(self, frame: Frame, detection: Detection) -> Detection:
+        """With `moved`: from second looks, or from a hand nearby that had them a moment ago."""
+        self._looked = [d for d in self._looked if frame.time_s - d.time_s < LOOK_EVERY_S]
+        near = [d for d in self._looked if np.linalg.norm(d.px[0] - detection.px[0]) < detection.extent_px]
+        if near:
+            return replace(detection, moved=near[-1].moved)
+        looks = [self._moved(frame, detection, size, mirror) for size, mirror in LOOKS]
+        again = replace(detection, moved=float(np.median(looks)))
+        self._looked.append(again)
+        return again
+
+    def _moved(self, frame: Frame, detection: Detection, size: float, mirror: bool) -> float:
+        edge = max(round(size * detection.extent_px), 32)
+        corner = (detection.px.min(0) + detection.px.max(0)) / 2 - edge / 2
+        crop = _square(frame.rgb, corner, edge, mirror)
+        found = _detections(self._image.detect(_image(crop)), frame, (0, 0, edge, edge))
+        places = [np.c_[edge - d.px[:, 0], d.px[:, 1]] if mirror else d.px for d in found]
+        apart = [np.linalg.norm(px + corner - detection.px, axis=1).mean() for px in places]
+        return float(min(apart, default=np.inf)) / max(detection.extent_px, SMALL_HAND_PX)
 
     def _in_tiles(self, frame: Frame) -> list[Detection]:
         """Hands too small for the detector's 192 pixels on the whole frame: look through half-overlapping tiles."""
@@ -114,80 +134,6 @@ def tiles(width: int, height: int) -> list[tuple[int, int, int, int]]:
     xs = np.linspace(0, width - w, across).round().astype(int)
     ys = np.linspace(0, height - h, down).round().astype(int)
     return [(int(x), int(y), w, h) for y in ys for x in xs]
-
-
-def track(
-    frames: Iterable[Frame], camera: PinholeCamera, landmarker: Landmarker, item: str
-) -> tuple[list[TrackedHand], list[Reject]]:
-    """Hands of a clip, at most one a side and frame, and the rejects of frames without one."""
-    detections, rejects = [], []
-    for frame in frames:
-        found = landmarker.detect(frame)
-        if not found:
-            rejects.append(Reject(item, Reason.NO_HAND_DETECTED, frame.index))
-        detections.append(found)
-    sided, ambiguous = one_per_side(detections, camera.width)
-    rejects += [
-        Reject(item, Reason.HAND_IDENTITY_AMBIGUOUS, d.frame, d.side, "a second hand of this side") for d in ambiguous
-    ]
-    return [place(side, hand, camera) for side, hand in sided.items()], rejects
-
-
-def one_per_side(detections: list[list[Detection]], width: int) -> tuple[dict[str, list[Detection]], list[Detection]]:
-    """Link detections to tracks by the wrist, give each track the side most of its score says, one hand a side.
-
-    The landmarker's left/right flips from frame to frame on turned views; a track's vote is steadier.
-    """
-    tracks: list[list[Detection]] = []
-    for found in detections:
-        open_tracks = {i: t[-1].px[0] for i, t in enumerate(tracks) if found and found[0].time_s - t[-1].time_s < 0.7}
-        for detection in sorted(found, key=lambda d: -d.score):
-            near = {i: float(np.linalg.norm(at - detection.px[0])) for i, at in open_tracks.items()}
-            best = min(near, key=near.get, default=None)
-            if best is not None and near[best] < MAX_JUMP * width:
-                tracks[best].append(detection)
-                del open_tracks[best]
-            else:
-                tracks.append([detection])
-    kept: dict[str, dict[int, Detection]] = {"left": {}, "right": {}}
-    dropped = []
-    for hand in sorted(tracks, key=lambda t: -sum(d.score for d in t)):
-        side = "left" if sum(d.score * (1 if d.side == "left" else -1) for d in hand) > 0 else "right"
-        for detection in hand:
-            if detection.frame in kept[side]:
-                dropped.append(detection)
-            else:
-                kept[side][detection.frame] = detection
-    return {side: [found[f] for f in sorted(found)] for side, found in kept.items() if found}, dropped
-
-
-def place(side: str, hand: list[Detection], camera: PinholeCamera) -> TrackedHand:
-    """Camera-frame joints of one side's detections."""
-    world = np.stack([d.world for d in hand])
-    size = np.linalg.norm(world[:, MIDDLE_KNUCKLE] - world[:, 0], axis=1)
-    world *= (np.median(size) / size)[:, None, None]
-    px = np.stack([d.px for d in hand])
-    joints = np.stack([_pnp(w, p, camera) for w, p in zip(world, px, strict=True)])
-    error = np.linalg.norm(camera.project(joints) - px, axis=-1).mean(axis=1)
-    return TrackedHand(
-        side,
-        np.array([d.frame for d in hand]),
-        np.array([d.time_s for d in hand]),
-        np.array([d.score for d in hand]),
-        px,
-        joints,
-        error,
-    )
-
-
-def _pnp(world: np.ndarray, px: np.ndarray, camera: PinholeCamera) -> np.ndarray:
-    """The rigid body `world` placed so that it projects to px; NaN where no pose does."""
-    K, pixels = opencv_K(camera), px - 0.5
-    ok, rvec, tvec = cv2.solvePnP(world, pixels, K, None, flags=cv2.SOLVEPNP_SQPNP)
-    if not ok:
-        return np.full((21, 3), np.nan)
-    rvec, tvec = cv2.solvePnPRefineLM(world, pixels, K, None, rvec, tvec)
-    return world @ cv2.Rodrigues(rvec)[0].T + tvec[:, 0]
 
 
 def _image(rgb: np.ndarray):
@@ -212,6 +158,17 @@ def _detections(result, frame: Frame, window: tuple[int, int, int, int]) -> list
             result.hand_landmarks, result.hand_world_landmarks, result.handedness, strict=True
         )
     ]
+
+
+def _square(rgb: np.ndarray, corner: np.ndarray, edge: int, mirror: bool) -> np.ndarray:
+    """LOOK_PIXELS square of the picture from a corner on; what lies outside repeats the border."""
+    scale = LOOK_PIXELS / edge
+    flip = np.array([[-1.0, 0, LOOK_PIXELS - 1], [0, 1, 0], [0, 0, 1]]) if mirror else np.eye(3)
+    # integer-centred pixels: continuous u -> (u - corner) * scale
+    offset = scale * (0.5 - np.asarray(corner)) - 0.5
+    place = flip @ np.array([[scale, 0, offset[0]], [0, scale, offset[1]], [0, 0, 1]])
+    size = (LOOK_PIXELS, LOOK_PIXELS)
+    return cv2.warpAffine(rgb, place[:2], size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _distinct(found: list[Detection], width: int) -> list[Detection]:
