@@ -150,11 +150,13 @@ def _run_lanes(lanes: list[Lane], root: Path) -> Iterable[Outcome]:
         running = {pool.submit(run_lane, lane, str(root)): lane for lane in lanes}
         for future in as_completed(running):
             try:
-                yield future.result()
+                outcome = future.result()
             except BrokenProcessPool:  # killed from outside, as by the kernel when memory is short
-                yield Outcome(
-                    running[future].name, 0.0, {running[future].name: "its process was killed (out of memory?)"}
-                )
+                killed = {running[future].name: "its process was killed (out of memory?)"}
+                outcome = Outcome(running[future].name, 0.0, killed)
+            for asset, why in outcome.failed.items():
+                print(f"{outcome.lane}: {asset} FAILED: {why}", file=sys.stderr, flush=True)
+            yield outcome
 
 
 def _end_quietly() -> None:
@@ -192,13 +194,18 @@ def run_lane(lane: Lane, root: str) -> Outcome:
 
 def failures(result) -> dict[str, str]:
     """Asset -> message of its innermost error; and blocking checks that failed."""
-    found = {}
+    found, refused = {}, {}
     for event in result.all_events:
+        if event.event_type_value == "ASSET_CHECK_EVALUATION" and not event.asset_check_evaluation_data.passed:
+            evaluation = event.asset_check_evaluation_data
+            if evaluation.severity.value == "ERROR":
+                detail = f"check {evaluation.check_name} failed: {evaluation.description}"
+                refused.setdefault(event.step_key, []).append(detail)
         if event.is_step_failure:
             error = event.step_failure_data.error
             while error.cause is not None:
                 error = error.cause
-            found[event.step_key] = error.message.strip()
+            found[event.step_key] = "; ".join(refused.get(event.step_key, [])) or " ".join(error.message.split())
     if not result.success and not found:
         found["run"] = "failed outside a step: see the run in Dagster"
     return found

@@ -109,7 +109,17 @@ def _follows_schema(made: Made) -> tuple[bool, str]:
 def _has_rows_or_reasons(made: Made) -> tuple[bool, str]:
     rows = sum(len(_read(made, file)) for file in TABLES[made.stage.name])
     rejects = sum(made.report.rejects.values())
-    return rows + rejects > 0, f"{rows} rows, {rejects} rejects"
+    empty = [name for name in made.stage.reads if name in TABLES and _num_rows(made.input(name), name) == 0]
+    came_in = f"nothing came in from {', '.join(empty)}" if empty else "every input has rows"
+    return rows + rejects > 0 or bool(empty), f"{rows} rows, {rejects} rejects; {came_in}"
+
+
+def _num_rows(folder: Path, name: str) -> int:
+    """Of an artefact's tables, by its own report (one shard's, or all shards' together)."""
+    reports = (
+        [folder] if (folder / "report.json").is_file() else sorted(path.parent for path in folder.glob("*/report.json"))
+    )
+    return sum(Report.load(path).rows.get(file, 0) for path in reports for file in TABLES[name])
 
 
 def _metrics_finite(made: Made) -> tuple[bool, str]:
@@ -280,7 +290,9 @@ def _gate(made: Made) -> tuple[bool, str]:
 
 METRICS_FINITE = Check("metrics_finite", "No reported number is NaN or infinite.", _metrics_finite)
 SCHEMA = Check("schema", "Every table follows its schema in ops/tables.py.", _follows_schema)
-REASONS = Check("rows_or_reasons", "A table is empty only where rejects say why.", _has_rows_or_reasons)
+REASONS = Check(
+    "rows_or_reasons", "A table is empty only where rejects say why, or nothing came in.", _has_rows_or_reasons
+)
 _FINITE = Check("weights_finite", "The checkpoint holds weights, and all are finite.", _weights_finite)
 _FILLED = Check("has_rows", "No table is empty.", _some_rows)
 

@@ -128,9 +128,12 @@ def test_check_passes_on_the_good_and_fails_on_the_bad(made, tmp_path, name, che
 def test_metrics_and_reasons_are_checked_everywhere(made):
     settings = config.load(made / "params.yaml")
     silent = Report(metrics={"loss": float("nan")})
-    found = {f.name: f for f in checks.evaluate(checks.Made(made, settings, BY_NAME["objects"], "one", silent))}
+    found = {f.name: f for f in checks.evaluate(checks.Made(made, settings, BY_NAME["point_clouds"], "one", silent))}
     assert not found["metrics_finite"].passed
     assert not found["rows_or_reasons"].passed  # no row, and no reject says why
+    found = {f.name: f for f in checks.evaluate(checks.Made(made, settings, BY_NAME["objects"], "one", silent))}
+    assert found["rows_or_reasons"].passed  # there was no point map to look at
+    assert "nothing came in from point_clouds" in found["rows_or_reasons"].detail
     for stage in STAGES:
         names = [check.name for check in checks.checks_of(stage.name)]
         assert len(names) == len(set(names))
@@ -183,7 +186,7 @@ def test_failed_blocking_check_stops_what_follows(root, monkeypatch, name):
         for reader in readers:
             assert instance.get_latest_materialization_event(dg.AssetKey(reader)) is None
     assert fakes.ran(root) == [f"{name} one" if stage.partitioned else name]
-    assert "refuse" in " ".join(demo.failures(result).values())
+    assert demo.failures(result)[name] == "check refuse failed: refused for the test"
     shard = "one" if stage.partitioned else ""
     assert data_version.address(name, shard) in data_version.stale(root)
 
