@@ -63,6 +63,10 @@ class PointCloudsConfig:
     """Sampled frames a second (paper 3.2.1)."""
     long_edge: int = 224
     """Of the stored point map, pixels."""
+    cut3r: str | None = None
+    """File with CUT3R's public weights, for videos without a depth sensor; null = two-view geometry."""
+    ignore_depth: bool = False
+    """Leave a sensor's depth aside (to measure the other routes on the synthetic source)."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,9 @@ class Hand3DActionConfig:
     """ASSUMED: path length under which a motion is insignificant."""
     window_s: float = 2.0
     """Length of a second-level row. ASSUMED: the paper says "second-level", not how many seconds."""
+    window_stride_s: float | None = None
+    """Between the starts of second-level windows of training clips, shorter than window_s for windows that overlap;
+    null = window_s. ASSUMED: side by side. Held-out windows never overlap: their errors shall be independent."""
     max_waypoints: int = 150
     """Longest motion of a row; longer windows keep their length and are sampled more coarsely. 150 = 10 s at 15 Hz."""
     max_gap_s: float = 0.25

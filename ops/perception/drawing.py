@@ -11,19 +11,16 @@ from ops.hands.joints import BONE_RGB, BONES
 TILE = (320, 240)  # width and height of a cut-out
 
 
-def hands(rgb: np.ndarray, joints_px: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """The part of the picture around the hands, TILE in size, with their skeletons.
+def hand(rgb: np.ndarray, joints_px: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """The part of the picture around a hand, TILE in size, with its skeleton.
 
-    joints_px: (n, 21, 2), continuous pixels; bones with a NaN end are left out. visible: (n, 21); other joints are
-    drawn hollow.
+    joints_px: (21, 2), continuous pixels; bones with a NaN end are left out. visible: (21,); other joints are hollow.
     """
-    scale, corner = _window(rgb.shape[1], rgb.shape[0], joints_px.reshape(-1, 2))
-    place = np.array(
-        [[scale, 0, 0.5 * scale - 0.5 - scale * corner[0]], [0, scale, 0.5 * scale - 0.5 - scale * corner[1]]]
-    )
+    scale, corner = _window(rgb.shape[1], rgb.shape[0], joints_px)
+    shift = 0.5 * scale - 0.5 - scale * corner
+    place = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
     picture = cv2.warpAffine(rgb, place, TILE, flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    for points, seen in zip((joints_px - corner) * scale - 0.5, visible, strict=True):
-        _skeleton(picture, points, seen)
+    _skeleton(picture, (joints_px - corner) * scale - 0.5, visible)
     return picture
 
 

@@ -62,7 +62,7 @@ def run(context: StageContext) -> Report:
     tables.write("mano_fits", table, context.out / "mano_fits.parquet")
     report = Report(rows={"mano_fits": table.height})
     write_rejects(context.out, rejects, report)
-    _summary(report, table, clips)
+    _summary(report, table, clips, rejects)
     if table.height:
         _picture(table, clips, context.out / "hands.png")
         report.pictures["fitted hands"] = "hands.png"
@@ -228,10 +228,10 @@ def _surface(clip: Clip, frames: np.ndarray, px: np.ndarray) -> np.ndarray | Non
     return surface
 
 
-def _summary(report: Report, table: pl.DataFrame, clips: list[Clip]) -> None:
+def _summary(report: Report, table: pl.DataFrame, clips: list[Clip], rejects: list[Reject]) -> None:
     with_hand = table.select("clip_id", "frame").unique().height
-    seen = with_hand + report.rejects.get(Reason.NO_HAND_DETECTED, 0)
-    report.metrics = {"frames_with_a_hand_share": with_hand / seen if seen else 0.0, "clips": float(len(clips))}
+    looked_at = {(reject.item, reject.frame) for reject in rejects} | set(table.select("clip_id", "frame").iter_rows())
+    report.metrics = {"frames_with_a_hand_share": with_hand / max(len(looked_at), 1), "clips": float(len(clips))}
     if not table.height:
         report.notes.append("No hand was found in any video of this shard.")
         return
@@ -249,21 +249,15 @@ def _summary(report: Report, table: pl.DataFrame, clips: list[Clip]) -> None:
 
 
 def _picture(table: pl.DataFrame, clips: list[Clip], path: Path) -> None:
-    """Skeletons on frames spread through the shard, cut to the hands."""
-    frames = table.select("clip_id", "frame").unique(maintain_order=True)
-    picks = frames.gather_every(max(1, frames.height // MAX_PICTURES)).head(MAX_PICTURES)
+    """Skeletons of hands spread through the shard, each cut out of its frame."""
+    picks = table.gather_every(max(1, table.height // MAX_PICTURES)).head(MAX_PICTURES)
     pictures, captions = [], []
     for clip in clips:
-        wanted = sorted(picks.filter(clip_id=clip.clip_id)["frame"].to_list())
+        chosen = picks.filter(clip_id=clip.clip_id)
+        wanted = sorted(set(chosen["frame"].to_list()))
         for frame in clip.frames(wanted) if wanted else ():
-            hands = table.filter(clip_id=clip.clip_id, frame=frame.index)
-            pictures.append(
-                drawing.hands(
-                    frame.rgb,
-                    hands["joints_px"].to_numpy().reshape(-1, 21, 2),
-                    hands["visibility"].to_numpy() == Visibility.VISIBLE,
-                )
-            )
-            sides = " ".join(hands["side"].to_list())
-            captions.append(f"{clip.clip_id} {frame.time_s:.1f} s {sides}")
+            for hand in chosen.filter(frame=frame.index).iter_rows(named=True):
+                visible = np.array(hand["visibility"]) == Visibility.VISIBLE
+                pictures.append(drawing.hand(frame.rgb, np.array(hand["joints_px"]).reshape(21, 2), visible))
+                captions.append(f"{clip.clip_id} {frame.time_s:.1f} s {hand['side']}")
     drawing.sheet(pictures, captions, path)

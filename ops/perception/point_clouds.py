@@ -2,21 +2,24 @@
 
 A map gives, for each pixel of the resized frame, the point seen there: camera frame of that frame, OpenCV axes, in the
 map's own unit (metric or up to a scale, said per row), NaN where there is none. Routes, first that a clip allows:
-`sensor_depth` (a depth sensor, metric), `two_view` (the camera moves; metric if its poses are given). A camera that
-stands still gives no depth here; such frames are rejected with that reason, never filled in.
+`sensor_depth` (a depth sensor, metric), `cut3r` (if its weights are configured), `two_view` (the camera moves; metric
+if its poses are given). A camera that stands still gives no depth by two views; such frames are rejected with that
+reason, never filled in.
 """
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
 from ops import tables
 from ops.config import PointCloudsConfig
-from ops.perception import drawing, two_view
+from ops.perception import drawing, pairs
 from ops.perception.depth_maps import map_size, points_of_depth, shrink_depth
 from ops.pipeline import StageContext
 from ops.rejects import ClipError, Reason, Reject
@@ -67,10 +70,11 @@ def run(context: StageContext) -> Report:
     config = context.config.point_clouds
     hands = tables.read("mano_fits", context.input("mano_fits") / "mano_fits.parquet")
     clips = list(read_clips(context.input("raw_videos"), context.root))
+    estimator = load_estimator(config)
     rows, rejects, pictures, captions = [], [], [], []
     with h5py.File(context.out / FILE, "w") as file:
         for clip in context.progress(clips, unit="clip"):
-            for found in clip_maps(clip, hands.filter(clip_id=clip.clip_id), config):
+            for found in clip_maps(clip, hands.filter(clip_id=clip.clip_id), config, estimator):
                 if isinstance(found, Reject):
                     rejects.append(found)
                     continue
@@ -99,13 +103,17 @@ def run(context: StageContext) -> Report:
 Found = tuple[dict, np.ndarray, np.ndarray, np.ndarray]
 
 
-def clip_maps(clip: Clip, hands: pl.DataFrame, config: PointCloudsConfig) -> Iterator[Found | Reject]:
+def clip_maps(
+    clip: Clip, hands: pl.DataFrame, config: PointCloudsConfig, estimator: PointMapEstimator | None = None
+) -> Iterator[Found | Reject]:
     """(row, points, confidence, rgb) or a reject for each sampled frame of a clip."""
     size = map_size(clip.camera, config.long_edge)
     frames = sampled_frames(clip.times_s, config.fps)
     try:
-        if clip.has_depth:
+        if clip.has_depth and not config.ignore_depth:
             yield from _sensor(clip, frames, size)
+        elif estimator is not None:
+            yield from _estimated(clip, frames, size, estimator)
         else:
             yield from _two_view(clip, frames, hands, size)
     except ClipError as error:
@@ -126,18 +134,43 @@ def _sensor(clip: Clip, frames: list[int], size: tuple[int, int]) -> Iterator[Fo
 
 
 def _two_view(clip: Clip, frames: list[int], hands: pl.DataFrame, size: tuple[int, int]) -> Iterator[Found | Reject]:
-    boxes = {
-        key[0]: table["joints_px"].to_numpy().reshape(-1, 21, 2)
-        for key, table in hands.partition_by(["frame"], as_dict=True).items()
-    }
+    still, seen = pairs.still_frames(clip, frames), pairs.Hands.of(hands)
     metric = "metric" if clip.T_cam_world is not None else "relative"
     for index in frames:
-        found = two_view.frame_map(clip, index, boxes, size)
+        if index in still:
+            detail = "the camera stands still: two views show no depth; use a source with depth, or CUT3R"
+            yield Reject(clip.clip_id, Reason.DEPTH_NONE_STATIC_CAMERA, index, detail=detail)
+            continue
+        found = pairs.frame_map(clip, index, seen, size)
         if isinstance(found, Reject):
             yield found
             continue
         frame, points, confidence = found
         yield _row(clip, frame, size, points, "two_view", metric), points, confidence, frame.rgb
+
+
+def _estimated(
+    clip: Clip, frames: list[int], size: tuple[int, int], estimator: PointMapEstimator
+) -> Iterator[Found | Reject]:
+    """All sampled frames of a clip go through the model together: it keeps a state from frame to frame."""
+    pictures = list(clip.frames(frames))
+    for frame, (points, confidence) in zip(pictures, estimator.maps([f.rgb for f in pictures]), strict=True):
+        points = np.stack([shrink_depth(points[..., axis], size) for axis in range(3)], axis=-1).astype(np.float32)
+        rgb = cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA)
+        yield _row(clip, frame, size, points, "cut3r", "relative"), points, shrink_depth(confidence, size), rgb
+
+
+def load_estimator(config: PointCloudsConfig) -> PointMapEstimator | None:
+    """The model that params.yaml names, or None. Raises FileNotFoundError saying what is missing."""
+    if config.cut3r is None:
+        return None
+    if not Path(config.cut3r).is_file():
+        raise FileNotFoundError(
+            f"no CUT3R weights at {config.cut3r} (point_clouds.cut3r): download cut3r_512_dpt_4_64.pth from the "
+            "authors' page (CC BY-NC-SA 4.0), or set point_clouds.cut3r to null for the routes without weights"
+        )
+    # by name, as ops.stages does: models stand above perception in the order of imports
+    return import_module("ops.models.cut3r_maps").load_estimator(Path(config.cut3r))
 
 
 def _row(clip: Clip, frame, size: tuple[int, int], points: np.ndarray, route: str, scale: str) -> dict:
