@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ops import store
+from ops import pipeline, store
 from ops.config import Config, load
 from ops.stages import STAGES, Stage
 from ops.store import Report
@@ -66,7 +66,7 @@ def write(root: Path, path: Path | None = None) -> Path:
 def _reports(root: Path, config: Config, stage: Stage) -> dict[str, Report]:
     """Shard -> report, for the shards (or the one output, key "") that exist."""
     keys = list(config.shards) if stage.partitioned else [""]
-    folders = {key: store.output(root, stage.name, key) for key in keys}
+    folders = {key: pipeline.output(root, stage.name, key) for key in keys}
     return {key: Report.load(folder) for key, folder in folders.items() if (folder / "report.json").is_file()}
 
 
@@ -119,7 +119,7 @@ def _section(root: Path, title: str, names: tuple[str, ...], reports: dict[str, 
         if name in SAMPLE_TABLES and made:
             parts.append(_sample(root, name))
         pictures = [
-            _picture(store.output(root, name, key) / path, f"{caption}{f' ({key})' if key else ''}")
+            _picture(pipeline.output(root, name, key) / path, f"{caption}{f' ({key})' if key else ''}")
             for key, report in made.items()
             for caption, path in report.pictures.items()
         ]
