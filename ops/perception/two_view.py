@@ -20,11 +20,12 @@ from ops.rejects import Reason
 MIN_MATCHES = 60
 MIN_INLIERS = 40
 STATIC_PX = 0.7  # a quarter of the features moves by less: the camera stands still and something else moves
+MIN_UNTURNED_PX = 1.0  # what the best turn leaves of the matches' motion, median; below it no essential matrix is sure
 MIN_PARALLAX_PX = 4.0  # median motion of inliers once the rotation is taken out
 MAX_DISAGREEMENT_PX = 1.0  # forward and backward flow
 MIN_PIXEL_PARALLAX_PX = 0.7  # below it a depth is noise
 MAX_OFF_LINE_PX = 1.0  # part of a pixel's motion that no depth explains
-FLOW_ERROR_PX = 0.5  # typical error of the dense flow; confidence = parallax / (parallax + it)
+FLOW_ERROR_PX = 0.5  # typical error of the dense flow
 MAX_HAND_MOTION_PX = 2.0  # median, of a hand's joints against a hand standing still
 
 
@@ -57,6 +58,9 @@ def relative_pose(
     K = opencv_K(camera)
     kept = np.ones(len(pa), bool)
     if given is None:
+        turned = _only_turned(pa, pb, K)
+        if turned < MIN_UNTURNED_PX:
+            return Reason.BASELINE_TOO_SMALL, f"a turn explains the matches to {turned:.2f} px: no parallax"
         E, inlier = cv2.findEssentialMat(pa, pb, K, method=cv2.USAC_MAGSAC, prob=0.9999, threshold=1.0)
         if E is None or E.shape != (3, 3):
             return Reason.TOO_FEW_MATCHES, "no essential matrix fits the matches"
@@ -101,8 +105,13 @@ def dense_depth(
         agree = np.linalg.norm(forward + back, axis=-1) < MAX_DISAGREEMENT_PX
     z, parallax = triangulate(np.stack([u, v], -1), np.stack(there, -1), K, R.T @ t)
     z[~(agree & landed & ~masks[0])] = np.nan
-    confidence = np.where(np.isfinite(z), parallax / (parallax + FLOW_ERROR_PX), 0.0)
+    confidence = np.where(np.isfinite(z), confidence_of(parallax), 0.0)
     return z.astype(np.float32), confidence.astype(np.float32)
+
+
+def confidence_of(parallax_px: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    """1 / (1 + expected relative error of the depth) as far as the flow goes; an error of the pose is not in it."""
+    return parallax_px / (parallax_px + FLOW_ERROR_PX)
 
 
 def triangulate(
@@ -182,6 +191,19 @@ def hands_mask(
             hull = cv2.convexHull(np.clip(points, -1e4, 1e4).round().astype(np.int32))
             cv2.fillConvexPoly(mask, hull, 1)
     return cv2.dilate(mask, np.ones((max(size) // 12,) * 2, np.uint8)) > 0
+
+
+def _only_turned(pa: np.ndarray, pb: np.ndarray, K: np.ndarray) -> float:
+    """Median distance that the best rotation (Kabsch on the rays, wrong matches trimmed twice) leaves, pixels."""
+    rays = [np.c_[p, np.ones(len(p))] @ np.linalg.inv(K).T for p in (pa, pb)]
+    a, b = (r / np.linalg.norm(r, axis=1, keepdims=True) for r in rays)
+    kept = np.ones(len(pa), bool)
+    for _ in range(3):
+        u, _, vt = np.linalg.svd(b[kept].T @ a[kept])
+        R = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
+        apart = np.linalg.norm(_derotated(pa, K, R) - pb, axis=1)
+        kept = apart <= max(3 * float(np.median(apart)), 1.0)
+    return float(np.median(apart))
 
 
 def _derotated(pa: np.ndarray, K: np.ndarray, R: np.ndarray) -> np.ndarray:
