@@ -53,6 +53,8 @@ class ManoFitsConfig:
     min_detection_confidence: float = 0.3
     max_reprojection_fraction: float = 0.03
     """Of the image width; tracked hands above it are rejected."""
+    hand_model: str | None = None
+    """Folder with your licensed MANO_LEFT.pkl and MANO_RIGHT.pkl for tracked hands; null = the stand-in."""
     ignore_labels: bool = False
     """Track even where the source has labels (to measure the tracker on the synthetic source)."""
 
@@ -201,7 +203,9 @@ class Config:
 def load(path: Path) -> Config:
     """Read and check a params.yaml. Raises ValueError naming the key, what was given and what is allowed."""
     if not path.is_file():
-        raise ValueError(f"no configuration at {path}: run inside a workspace (a folder with params.yaml) or pass --root")
+        raise ValueError(
+            f"no configuration at {path}: run inside a workspace (a folder with params.yaml) or pass --root"
+        )
     return build(Config, yaml.safe_load(path.read_text(encoding="utf-8")) or {}, path.name)
 
 

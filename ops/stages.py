@@ -50,7 +50,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("stage2_checkpoint", "ops.training.stages:run_stage2", ("stage1_checkpoint", "raw_videos", "hand3d_action"), ("stage2",), gpu=True, files=("data/weights/tokenizer",)),
     Stage("robot_demonstrations", "ops.robots.demonstrations:run", (), ("robot_demonstrations",)),
     Stage("posttrained_policies", "ops.training.stages:run_stage3", ("stage2_checkpoint", "robot_demonstrations"), ("stage3",), gpu=True, files=("data/weights/tokenizer",)),
-    Stage("benchmark_scores", "ops.evaluation.benchmarks:run", ("base_model", "stage1_checkpoint", "stage2_checkpoint", "posttrained_policies", "robot_demonstrations", "raw_videos", "hand3d_action", "hand3d_test"), ("benchmark",), gpu=True, files=("data/weights/tokenizer",)),
+    Stage("benchmark_scores", "ops.evaluation.benchmarks:run", ("base_model", "stage1_checkpoint", "stage2_checkpoint", "posttrained_policies", "robot_demonstrations", "raw_videos", "hand3d_visual", "hand3d_action", "hand3d_test"), ("benchmark",), gpu=True, files=("data/weights/tokenizer",)),
     Stage("champion", "ops.evaluation.champion:run", ("posttrained_policies", "benchmark_scores"), ("champion",), files=("mlflow/promotion.yaml",)),
 )  # fmt: skip
 

@@ -50,11 +50,14 @@ class Measured:
 def run(context: StageContext) -> Report:
     """mano_fits.parquet and rejects.parquet of a shard; clips done before an interruption are not done again."""
     config, weights = context.config.mano_fits, weights_dir(context.root)
-    models = load_models(weights / "hand_model")
+    standin = load_models(weights / "hand_model")
+    # labels belong to the model they were made with, which is the stand-in for every source that has labels so far
+    tracked = load_models(context.root / config.hand_model) if config.hand_model else standin
     clips = list(read_clips(context.input("raw_videos"), context.root))
     versions = _versions(context.input("raw_videos"))
     parts, rejects = [], []
     for clip in context.progress(clips, unit="clip"):
+        models = standin if clip.has_labels and not config.ignore_labels else tracked
         table, dropped = _kept_or_new(context.scratch, clip, versions[clip.clip_id], config, models, weights)
         parts.append(table)
         rejects += dropped
