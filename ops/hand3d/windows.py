@@ -1,7 +1,8 @@
 """Which stretches of a clip become motion rows: 10 s chunks and second-level windows (paper supplementary D.1).
 
 A chunk-level window is the part of a chunk that the clip's instructions cover, under all of their texts; second-level
-windows cut each single instruction into pieces of `window_s`. Times are seconds of the clip, one hand a window.
+windows cut each single instruction into pieces of `window_s`, which in training clips may overlap (`window_stride_s`).
+Times are seconds of the clip, one hand a window.
 """
 
 from collections.abc import Iterator
@@ -36,7 +37,11 @@ class Window:
 
 
 def plan(clip: Clip, config: Hand3DActionConfig) -> tuple[list[Window], list[Reject]]:
-    """Windows of one clip, and rejects for chunks without instruction and stretches too short to be a motion."""
+    """Windows of one clip, and rejects for chunks without instruction and stretches too short to be a motion.
+
+    Raises ValueError for a stride that is not positive.
+    """
+    stride_s = stride(clip, config)
     windows: list[Window] = []
     rejected: list[Reject] = []
     duration_s = float(clip.times_s[-1])  # a hand is not known after the last frame
@@ -52,7 +57,9 @@ def plan(clip: Clip, config: Hand3DActionConfig) -> tuple[list[Window], list[Rej
                     Reject(clip.clip_id, Reason.NO_INSTRUCTION, frame, side, f"chunk {chunk}: no text for this hand")
                 )
                 continue
-            for level, index, start_s, end_s, text in _spans(inside, chunk_start_s, chunk_end_s, config.window_s):
+            for level, index, start_s, end_s, text in _spans(
+                inside, chunk_start_s, chunk_end_s, config.window_s, stride_s
+            ):
                 hz = min(config.waypoint_hz, config.max_waypoints / (end_s - start_s))
                 num = int((end_s - start_s) * hz + 1e-6)
                 window = Window(clip.clip_id, side, chunk, level, index, start_s, hz, num, text)
@@ -64,12 +71,21 @@ def plan(clip: Clip, config: Hand3DActionConfig) -> tuple[list[Window], list[Rej
     return windows, rejected
 
 
+def stride(clip: Clip, config: Hand3DActionConfig) -> float:
+    """Seconds between the starts of second-level windows; held-out clips are cut side by side."""
+    if config.window_stride_s is None or clip.split != "train":
+        return config.window_s
+    if config.window_stride_s <= 0:
+        raise ValueError(f"hand3d_action.window_stride_s {config.window_stride_s}: give more than 0, or null")
+    return config.window_stride_s
+
+
 def _overlap_s(instruction: Instruction, start_s: float, end_s: float) -> float:
     return min(instruction.end_s, end_s) - max(instruction.start_s, start_s)
 
 
 def _spans(
-    inside: list[Instruction], start_s: float, end_s: float, window_s: float
+    inside: list[Instruction], start_s: float, end_s: float, window_s: float, stride_s: float
 ) -> Iterator[tuple[str, int, float, float, str]]:
     """(level, index, start_s, end_s, text) within one chunk."""
     ordered = sorted(inside, key=lambda i: (i.start_s, i.end_s, i.text))
@@ -80,8 +96,8 @@ def _spans(
     for instruction in ordered:
         first_s, last_s = max(start_s, instruction.start_s), min(end_s, instruction.end_s)
         length_s = min(window_s, last_s - first_s)
-        for piece in range(max(1, int((last_s - first_s) / window_s + 1e-9))):
-            span = first_s + piece * length_s, first_s + (piece + 1) * length_s
+        for piece in range(1 + max(0, int((last_s - first_s - window_s) / stride_s + 1e-9))):
+            span = first_s + piece * stride_s, first_s + piece * stride_s + length_s
             if not np.allclose(span, whole):  # the chunk-level row already has this very motion and text
                 yield ("second", index, *span, sentence(instruction.text))
                 index += 1

@@ -14,6 +14,7 @@ import torch
 
 from ops import tables, tracking
 from ops.config import TrainConfig
+from ops.models import motion_embedding
 from ops.models.vipa import VipaVLA
 from ops.pipeline import StageContext
 from ops.rejects import Reject
@@ -43,6 +44,7 @@ def run_stage1(context: StageContext) -> Report:
 def run_stage2(context: StageContext) -> Report:
     """Fusion and language model, on motion rows."""
     model = VipaVLA.load(context.input("stage1_checkpoint"))
+    motion_embedding.start(model, context.config.stage2.seed)  # no stage before has used the motion tokens
     tokenizer = tokenizer_of(model, context.root)
     rows = tables.read("action_rows", context.input("hand3d_action"))
     train, test = (

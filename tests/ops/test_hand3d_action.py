@@ -145,6 +145,26 @@ def test_windows_by_hand(worlds):
     assert [(r.reason, r.side) for r in rejected] == [(Reason.NO_INSTRUCTION, "left")] * 2
 
 
+def test_windows_of_training_clips_may_overlap_held_out_ones_never(worlds):
+    """Texts 0 to 7 s and 7 to 10.9 s; windows of 3 s every 1.5 s: 0, 1.5, 3; then 7; not 8.5, which ends past 10 s."""
+    settings = dataclasses.replace(CONFIG, window_s=3.0, window_stride_s=1.5)
+    held_out = worlds[1].clip
+    train = dataclasses.replace(held_out, split="train")
+    found = {
+        clip.split: [w.start_s for w in windows.plan(clip, settings)[0] if w.level == "second"]
+        for clip in (train, held_out)
+    }
+    assert found == {"train": [0.0, 1.5, 3.0, 7.0], "test": [0.0, 3.0, 7.0]}
+    planned, _ = windows.plan(train, settings)
+    assert {w.num for w in planned if w.level == "second"} == {15}
+    assert len({(w.level, w.index, w.chunk) for w in planned}) == len(planned)
+
+
+def test_a_stride_of_nothing_is_refused(worlds):
+    with pytest.raises(ValueError, match="give more than 0, or null"):
+        windows.plan(worlds[0].clip, dataclasses.replace(CONFIG, window_stride_s=0.0))
+
+
 def test_long_windows_are_sampled_more_coarsely(worlds):
     planned, _ = windows.plan(worlds[1].clip, dataclasses.replace(CONFIG, max_waypoints=16))
     assert planned[0].num == 16
