@@ -60,7 +60,7 @@ def run(context: StageContext) -> Report:
             run.file(context.out / path)
     report.notes = [
         IMAGE_ONLY_NOTE,
-        "The language model saw Hand3D's questions with answers of other rows: words, no facts.",
+        "The language model saw Hand3D's questions with answers drawn at random: grammar, no facts.",
     ]
     write_rejects(context.out, rejects, report)
     return report
@@ -233,11 +233,11 @@ def talk_task(
     model, tokenizer, frames: Sequence[LabelledFrame], rows: pl.DataFrame, config: TrainConfig, version: str
 ) -> loop.Task:
     images = torch.from_numpy(np.stack([frame.rgb for frame in frames]))
-    shuffled = base_data.shuffled_answers(rows, config.seed)
+    drawn = base_data.drawn_answers(rows, config.seed)
 
     def batch(items: Sequence[int], seed: int) -> Talk:
         rng = np.random.default_rng(seed)
-        turns = [base_data.conversation(frames[item], shuffled, rng) for item in items]
+        turns = [base_data.conversation(frames[item], drawn, rng) for item in items]
         chats = [base_data.conversation_ids(chat, tokenizer, model.config.tokens_per_frame) for chat in turns]
         return Talk(images[items], base_data.conversation_batch(chats, tokenizer.layout.pad))
 

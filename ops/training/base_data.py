@@ -2,7 +2,7 @@
 
 Two things stand in for public pretraining: point maps for the 3D encoder (CUT3R's own objective), and talk about the
 image plane for the vision-language model: captions, where things are, how they stand to one another in the picture.
-Nothing here tells the language model a depth or a distance in metres; Hand3D's answers are seen, shuffled over rows.
+Of Hand3D it sees questions and the grammar of answers, filled with numbers drawn at random: no depth, no distance.
 Image coordinates here are shares of width and height, 0 to 1, x right and y down.
 """
 
@@ -14,11 +14,14 @@ import polars as pl
 import torch
 from jaxtyping import Float, UInt8
 
+from ops import tables
 from ops.geometry.camera import PinholeCamera
+from ops.hand3d import directions, language
 from ops.models.processor import IGNORE, TokenBatch, answer_ids, prompt_ids
 from ops.models.tokenizer import VipaTokenizer
 from ops.sources.base import SIDES, Clip
 
+DRAWN_GAMMA = 0.3  # of the directions in answers drawn at random
 TURNS = 4  # questions about one image in one conversation
 CENTRE_SHARE = 0.05  # of the image: closer than this on an axis, no direction word is said
 
@@ -111,9 +114,9 @@ def relation(name: str, other: str, found: dict[str, tuple[float, float]]) -> tu
 
 
 def conversation(
-    frame: LabelledFrame, shuffled: Sequence[tuple[str, str]], rng: np.random.Generator
+    frame: LabelledFrame, drawn: Sequence[tuple[str, str]], rng: np.random.Generator
 ) -> list[tuple[str, str]]:
-    """TURNS questions and answers about one picture, in random order; one of them Hand3D's with another row's answer."""
+    """TURNS questions and answers about one picture, in random order; one of them Hand3D's with a drawn answer."""
     names = list(frame.places)
     turns = [caption(frame.places)] if names else []
     for _ in range(TURNS):
@@ -124,20 +127,30 @@ def conversation(
             name = str(rng.choice(names))
             turns.append(where(name, frame.places[name]))
     turns = [turns[i] for i in rng.permutation(len(turns))[: TURNS - 1]]
-    if len(shuffled):
-        turns.insert(int(rng.integers(len(turns) + 1)), shuffled[int(rng.integers(len(shuffled)))])
+    if len(drawn):
+        turns.insert(int(rng.integers(len(turns) + 1)), drawn[int(rng.integers(len(drawn)))])
     return turns
 
 
-def shuffled_answers(rows: pl.DataFrame, seed: int) -> list[tuple[str, str]]:
-    """Hand3D questions, each with the answer of another row of its task: words and formats without the facts."""
-    out: list[tuple[str, str]] = []
+def drawn_answers(rows: pl.DataFrame, seed: int) -> list[tuple[str, str]]:
+    """Hand3D questions, each answered about a displacement and rotation drawn at random: grammar, not facts.
+
+    Directions are isotropic, distances uniform up to a metre, so that not even the usual answer is given away: a
+    public vision-language model has not seen it either.
+    """
     rng = np.random.default_rng(seed)
-    for _, part in rows.group_by("task", maintain_order=True):
-        answers = part["answer"].to_list()
-        order = rng.permutation(len(answers))
-        out += [(question, answers[i]) for question, i in zip(part["question"].to_list(), order, strict=True)]
-    return out
+    vectors, turns = (axis / np.linalg.norm(axis, axis=1, keepdims=True) for axis in rng.normal(size=(2, len(rows), 3)))
+    distance, direction = directions.measure(vectors * rng.uniform(0.01, 1.0, (len(rows), 1)), DRAWN_GAMMA)
+    touching = pl.Series(rng.random(len(rows)) < 0.5)
+    drawn = rows.select("row_id", "task", "side", "object", "question", "contact").with_columns(
+        pl.Series("direction", direction, dtype=tables.vec(3, pl.Int8)),
+        pl.Series("distance_m", distance),
+        pl.Series("rotation", (turns * rng.uniform(0, 1.0, (len(rows), 1))).astype(np.float32), dtype=tables.vec(3)),
+        pl.when(pl.col("contact").is_not_null()).then(touching).alias("contact"),
+        pl.lit("").alias("instruction"),  # only questions name it
+    )
+    _, answers = language.visual_texts(drawn, seed, DRAWN_GAMMA)
+    return list(zip(rows["question"].to_list(), answers.to_list(), strict=True))
 
 
 def conversation_ids(

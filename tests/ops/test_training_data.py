@@ -4,9 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+from ops.hand3d import parsing
 from ops.models import vipa
 from ops.models.processor import IGNORE
 from ops.models.tokenizer import TokenizerConfig, load
@@ -159,13 +161,17 @@ def test_depth_equals_the_clips_own(scenes):
         np.testing.assert_array_equal(maps[frame], scenes[0].clip.depth_m(frame))
 
 
-def test_shuffled_answers_tell_nothing_of_their_row(scenes):
+def test_drawn_answers_have_the_grammar_and_nothing_of_the_row(scenes):
     rows = visual_rows(scenes)
-    pairs = base_data.shuffled_answers(rows, seed=0)
-    assert sorted(a for _, a in pairs) == sorted(rows["answer"])
-    assert sorted(q for q, _ in pairs) == sorted(rows["question"])
-    kept = np.mean([a == b for (_, a), b in zip(pairs, rows["answer"], strict=True)])
-    assert kept < 0.15
+    many = pl.concat([rows.with_columns(row_id=pl.col("row_id") + f"-{copy}") for copy in range(-(-400 // len(rows)))])
+    pairs = base_data.drawn_answers(many, seed=0)
+    assert [question for question, _ in pairs] == many["question"].to_list()
+    said = [parsing.parse(answer) for _, answer in pairs]
+    assert all(answer.distance_m is not None and answer.direction is not None for answer in said)
+    drawn = np.array([answer.distance_m for answer in said])
+    assert abs(drawn.mean() - 0.505) < 0.05  # uniform from 0.01 to 1
+    assert abs(np.corrcoef(drawn, many["distance_m"].to_numpy())[0, 1]) < 0.15
+    assert pairs == base_data.drawn_answers(many, seed=0)
 
 
 def test_conversation_labels_are_its_answers(scenes, tokenizer):
