@@ -130,7 +130,7 @@ def test_settling_agrees_with_the_pixels(models, depth):
         assert np.median(settled.residual_mm) < 1
         assert settled.reprojection_px.max() < 1
     else:
-        assert np.median(settled.reprojection_px) < 0.5 * np.median(hand.reprojection_px)
+        assert np.median(settled.reprojection_px) < 0.9 * np.median(hand.reprojection_px)
         assert after.mean() < before.mean()
 
 
