@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from ops import tables, tracking
+from ops.config import BenchmarkConfig
 from ops.evaluation import motion, spatial
 from ops.models.vipa import VipaVLA
 from ops.pipeline import StageContext
@@ -191,7 +192,8 @@ def simulator(context: StageContext, report: Report) -> None:
     parts = [
         evaluate.run_trials(
             policy, name, robots.suite, robots.task_id, config.num_trials, seed=config.seed, image_size=robots.image_size,
-            views=vipa.settings.views, finished=context.scratch / "trials.jsonl",
+            views=vipa.settings.views, hard_reset=config.hard_reset, horizon=config.horizon,
+            finished=context.scratch / "trials.jsonl",
             progress=lambda items, total: context.progress(items, total, "trial"),
         )
         for name, policy in ready.items()
@@ -207,8 +209,17 @@ def simulator(context: StageContext, report: Report) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in simulator_state.versions.items())
     report.notes.append(
         f"Smoke score: {config.num_trials} trials of one task ({robots.suite}, task {robots.task_id}) a policy; the paper's "
-        f"are {PAPER_TRIALS} trials a suite of 10 tasks, which these cannot be compared with. Simulator: {versions}."
+        f"are {PAPER_TRIALS} trials a suite of 10 tasks, which these cannot be compared with. "
+        f"{protocol(config, robots.suite)} Simulator: {versions}."
     )
+
+
+def protocol(config: BenchmarkConfig, suite: str) -> str:
+    """Which of a trial's settings are the published ones, in words."""
+    published = evaluate.HORIZONS[suite]
+    steps = published if config.horizon is None else config.horizon
+    resets = "rebuilds" if config.hard_reset else "keeps (published: rebuilds)"
+    return f"A trial has at most {steps} steps (published: {published}) and {resets} the simulation between trials."
 
 
 def trial_rates(trials: pl.DataFrame) -> dict[str, Interval]:

@@ -145,7 +145,9 @@ class FlowHead(nn.Module):
             mask = mask[..., None]
         h_cond, state, actions, mask = (x.repeat_interleave(num_noise, 0) for x in (h_cond, state, actions, mask))
         noise = torch.randn(actions.shape, generator=generator).to(actions)
-        tau = torch.rand(len(actions), generator=generator).to(actions.device)  # stays float32: it picks a bucket
+        tau = spread_times(len(actions) // num_noise, num_noise, generator).to(
+            actions.device
+        )  # float32: picks a bucket
         t = tau.to(actions)[:, None, None]
         noisy = (1 - t) * noise + t * actions
         error = self.velocity(noisy, self.condition(h_cond, state), self.modulate(tau)) - (actions - noise)
@@ -190,6 +192,17 @@ class FlowHead(nn.Module):
                 f"actions {given[0]}, state {given[1]}, condition {given[2]}: this head takes actions "
                 f"({c.horizon}, {c.action_dim}), state {c.state_dim}, condition {c.condition_width}"
             )
+
+
+def spread_times(
+    num_samples: int, num_noise: int, generator: torch.Generator | None = None
+) -> Float[Tensor, " num_samples*num_noise"]:
+    """Flow times U(0, 1), sample by sample; a sample's draws lie one in each of num_noise equal parts of [0, 1].
+
+    So every sample shows the state's share of the work, which is at small times, in every step of training.
+    """
+    part = torch.arange(num_noise)
+    return ((part + torch.rand(num_samples, num_noise, generator=generator)) / num_noise).flatten()
 
 
 def time_code(bucket: Int[Tensor, " K"]) -> Float[Tensor, "K 256"]:

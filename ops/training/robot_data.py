@@ -25,6 +25,8 @@ from ops.store import write_file
 from ops.training.features import encoder_version
 
 QUESTION = "What should the robot do to {task}?"
+LEAST_ACTION_HALF = 0.25
+"""Of the robot's [-1, 1]. ASSUMED: turns of 0.03 that only correct the arm's sway would else weigh as much as reaching."""
 MAX_CACHED_BYTES = 20_000_000_000
 ENCODE_BATCH = 16
 
@@ -37,12 +39,15 @@ class Range:
     high: tuple[float, ...]
 
     @classmethod
-    def of(cls, values: Float[np.ndarray, "N D"]) -> "Range":
+    def of(cls, values: Float[np.ndarray, "N D"], least_half: float = 0.0) -> "Range":
+        """Smallest and largest value; a range narrower than 2 * least_half is widened to it about its middle."""
         if not len(values) or not np.isfinite(values).all():
             raise ValueError(
                 f"statistics need finite values, got {values.shape} with {np.sum(~np.isfinite(values))} not finite"
             )
-        return cls(tuple(values.min(axis=0).astype(float).tolist()), tuple(values.max(axis=0).astype(float).tolist()))
+        low, high = values.min(axis=0).astype(float), values.max(axis=0).astype(float)
+        missing = np.where(high > low, np.maximum(0, least_half - (high - low) / 2), 0)
+        return cls(tuple((low - missing).tolist()), tuple((high + missing).tolist()))
 
     def _half(self) -> tuple[np.ndarray, np.ndarray]:
         low, high = np.array(self.low), np.array(self.high)
@@ -77,7 +82,7 @@ class PolicySettings:
 
 
 def settings_of(data: RobotDataset) -> PolicySettings:
-    return PolicySettings(Range.of(data.action), Range.of(data.state), tuple(sorted(data.images)))
+    return PolicySettings(Range.of(data.action, LEAST_ACTION_HALF), Range.of(data.state), tuple(sorted(data.images)))
 
 
 def chunk_indices(

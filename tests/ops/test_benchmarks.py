@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from ops import tables
+from ops.config import BenchmarkConfig
 from ops.evaluation import benchmarks, motion
 from ops.hand3d import motion_tokens
 
@@ -98,3 +99,11 @@ def test_trial_that_ended_in_an_error_is_no_score():
     rows[1]["terminated_by"] = "error"
     with pytest.raises(ValueError, match="error"):
         benchmarks.trial_rates(pl.DataFrame(rows, schema=tables.dtypes("trials")))
+
+
+def test_a_shortened_protocol_is_said_beside_the_published_one():
+    smoke = benchmarks.protocol(BenchmarkConfig(hard_reset=False, horizon=200), "libero_object")
+    assert "at most 200 steps (published: 280)" in smoke
+    assert "keeps (published: rebuilds)" in smoke
+    published = benchmarks.protocol(BenchmarkConfig(hard_reset=True, horizon=None), "libero_object")
+    assert "at most 280 steps (published: 280) and rebuilds the simulation" in published

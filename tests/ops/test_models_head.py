@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ops.models.action_head import FlowHead, HeadConfig, action_code, time_code
+from ops.models.action_head import FlowHead, HeadConfig, action_code, spread_times, time_code
 from ops.models.presets import paper
 
 SMALL = HeadConfig(
@@ -141,3 +141,13 @@ def test_paper_size() -> None:
         34_619_904 + 33_047_040
     )  # cross-attention, self-attention
     assert sum(p.numel() for p in model.parameters()) == 560_148_999
+
+
+def test_flow_times_of_a_sample_are_spread_and_stay_uniform() -> None:
+    times = spread_times(4000, 4, torch.Generator().manual_seed(8)).view(4000, 4)
+    assert ((times * 4).long() == torch.arange(4)).all()
+    flat = times.flatten().sort().values
+    assert (flat - torch.linspace(0, 1, 16_000)).abs().max() < 0.01  # Kolmogorov-Smirnov distance from U(0, 1)
+    assert torch.equal(
+        spread_times(5, 1, torch.Generator().manual_seed(8)), torch.rand(5, generator=torch.Generator().manual_seed(8))
+    )

@@ -40,6 +40,14 @@ def test_scaling_maps_the_data_to_minus_one_and_one_and_back():
     np.testing.assert_allclose(found.unscale(scaled), values, atol=1e-5)
 
 
+def test_small_corrections_are_not_blown_up_to_the_size_of_reaching():
+    """A turn of +-0.03 beside a reach of +-0.8: wide ranges stay as they are, the narrow one is widened about its middle."""
+    values = np.array([[-0.8, -0.01, 0.4], [0.8, 0.05, 0.4]], np.float32)
+    found = Range.of(values, least_half=0.25)
+    np.testing.assert_allclose(found.scale(values), [[-1, -0.12, 0], [1, 0.12, 0]], atol=1e-6)
+    np.testing.assert_allclose(found.unscale(found.scale(values)), values, atol=1e-6)
+
+
 def test_statistics_of_broken_data_are_refused():
     with pytest.raises(ValueError, match="1 not finite"):
         Range.of(np.array([[0.0, np.nan]]))
