@@ -34,26 +34,25 @@ def run(context: StageContext) -> Report:
     """objects.parquet and rejects.parquet of a shard."""
     clouds = tables.read("point_clouds", context.input("point_clouds") / "point_clouds.parquet")
     hands = tables.read("mano_fits", context.input("mano_fits") / "mano_fits.parquet")
-    rows, rejects, pictures, captions = [], [], [], []
+    no_map = tables.read("rejects", context.input("point_clouds") / "rejects.parquet").filter(pl.col("frame") >= 0)
+    rows, pictures, captions = [], [], []
+    rejects = [
+        Reject(item, Reason.BOX_WITHOUT_DEPTH, frame, detail="no point map of this frame: no object was looked for")
+        for item, frame in no_map.select("item", "frame").iter_rows()
+    ]
     clips = list(read_clips(context.input("raw_videos"), context.root))
-    detector = (
-        GroundingDino(Path(context.config.objects.grounding_dino)) if context.config.objects.grounding_dino else None
-    )
+    config = context.config.objects
+    detector = GroundingDino(Path(config.grounding_dino)) if config.grounding_dino else None
     with PointMaps(context.input("point_clouds")) as maps:
         for clip in context.progress(clips, unit="clip"):
-            sampled = clouds.filter(clip_id=clip.clip_id)
+            sampled, seen = clouds.filter(clip_id=clip.clip_id), hands.filter(clip_id=clip.clip_id)
             try:
-                for cloud, rgb, boxes, route in clip_boxes(
-                    clip, sampled, hands.filter(clip_id=clip.clip_id), context.config.objects, detector
-                ):
-                    if not boxes:
-                        rejects.append(Reject(clip.clip_id, Reason.NO_OBJECT, cloud["frame"], detail=f"route {route}"))
-                    points = maps.read(cloud["index"])[0]
-                    found, dropped = _locate(clip, cloud, boxes, route, points)
+                for cloud, rgb, boxes, route in clip_boxes(clip, sampled, seen, config, detector):
+                    found, dropped = _locate(clip, cloud, boxes, route, maps.read(cloud["index"])[0])
                     rows += found
                     rejects += dropped
-                    if rgb is not None and found and len(pictures) < MAX_PICTURES and len(rows) % 5 == 0:
-                        pictures.append(_draw(rgb, boxes, clip))
+                    if found and len(pictures) < MAX_PICTURES and (not pictures or cloud["index"] % 5 == 3):
+                        pictures.append(_draw(rgb, boxes))
                         captions.append(f"{clip.clip_id} {cloud['time_s']:.1f} s ({route})")
             except ClipError as error:
                 rejects.append(error.reject(clip.clip_id))
@@ -65,7 +64,6 @@ def run(context: StageContext) -> Report:
         names = table.group_by("name").len("boxes").sort("boxes", "name", descending=[True, False]).head(30)
         report.tables = {"names": names.to_dicts()}
         report.metrics = {"objects_per_frame": table.height / clouds.height}
-    if pictures:
         drawing.sheet(pictures, captions, context.out / "objects.png")
         report.pictures["objects"] = "objects.png"
     return report
@@ -73,7 +71,7 @@ def run(context: StageContext) -> Report:
 
 def clip_boxes(
     clip: Clip, clouds: pl.DataFrame, hands: pl.DataFrame, config: ObjectsConfig, detector: "GroundingDino | None"
-) -> Iterator[tuple[dict, np.ndarray | None, list[Box], str]]:
+) -> Iterator[tuple[dict, np.ndarray, list[Box], str]]:
     """(row of point_clouds, rgb, boxes, route) for each frame of a clip that has a point map."""
     frames = clouds["frame"].to_list()
     route = "labels" if clip.objects else "grounding_dino" if detector and clip.object_names else "proposal"
@@ -142,6 +140,8 @@ def box_position(points: Float[np.ndarray, "h w 3"], box: Float[np.ndarray, " 4"
 def _locate(
     clip: Clip, cloud: dict, boxes: list[Box], route: str, points: np.ndarray
 ) -> tuple[list[dict], list[Reject]]:
+    if not boxes:
+        return [], [Reject(clip.clip_id, Reason.NO_OBJECT, cloud["frame"], detail=f"route {route}")]
     rows, rejects = [], []
     shrink = np.tile([cloud["map_width"] / clip.camera.width, cloud["map_height"] / clip.camera.height], 2)
     for name, box, score in boxes:
@@ -187,13 +187,21 @@ class GroundingDino:
             outputs, inputs.input_ids, self.BOX_THRESHOLD, self.TEXT_THRESHOLD, target_sizes=[rgb.shape[:2]]
         )[0]
         return [
-            (label, box.numpy().astype(float), float(score))
+            (name, box.numpy().astype(float), float(score))
             for label, box, score in zip(found["text_labels"], found["boxes"], found["scores"], strict=True)
-            if label
+            if (name := named(label, names)) is not None
         ]
 
 
-def _draw(rgb: np.ndarray, boxes: list[Box], clip: Clip) -> np.ndarray:
+def named(label: str, names: tuple[str, ...]) -> str | None:
+    """The given name that shares most words with the model's phrase (which may be part of one, or of two)."""
+    said = set(label.lower().replace(".", " ").split())
+    shared = {name: len(said & set(name.lower().split())) for name in names}
+    best = max(shared, key=shared.get, default=None)
+    return best if best is not None and shared[best] else None
+
+
+def _draw(rgb: np.ndarray, boxes: list[Box]) -> np.ndarray:
     picture = rgb.copy()
     for name, box, _ in boxes:
         x0, y0, x1, y1 = box.round().astype(int).tolist()

@@ -303,6 +303,90 @@ def test_a_plain_thing_at_the_fingertips_is_proposed():
     assert objects.proposals(picture, np.empty((0, 21, 2)), 3) == []
 
 
+def test_boxes_without_depth_and_frames_without_objects_are_rejected(moving):
+    cloud = {"clip_id": "c", "frame": 5, "time_s": 1.0, "map_width": 160, "map_height": 120}
+    points = np.full((120, 160, 3), np.nan)
+    points[:, 80:] = [0.1, 0.2, 0.9]
+    boxes = [("left cup", np.array([10.0, 10, 60, 60]), 1.0), ("right cup", np.array([240.0, 10, 300, 60]), 1.0)]
+    rows, rejects = objects._locate(moving, cloud, boxes, "labels", points)
+    assert [(row["name"], row["frame"]) for row in rows] == [("right cup", 5)]
+    np.testing.assert_allclose(rows[0]["position_map"], [0.1, 0.2, 0.9])
+    assert [(r.reason, r.frame, r.detail) for r in rejects] == [(Reason.BOX_WITHOUT_DEPTH, 5, "left cup")]
+    assert [r.reason for r in objects._locate(moving, cloud, [], "proposal", points)[1]] == [Reason.NO_OBJECT]
+
+
+def test_grounding_dino_runs_from_a_local_folder(tmp_path):
+    """The code path, with a tiny random model in the public layout: boxes lie in the picture and carry given names."""
+    folder = tiny_grounding_dino(tmp_path)
+    detector = objects.GroundingDino(folder)
+    detector.BOX_THRESHOLD = detector.TEXT_THRESHOLD = 0.0  # random weights are sure of nothing
+    found = detector.boxes(
+        np.random.default_rng(0).integers(0, 255, (120, 160, 3)).astype(np.uint8), ("red cup", "ball")
+    )
+    assert found
+    for name, box, score in found:
+        assert name in ("red cup", "ball")
+        assert box.shape == (4,)
+        assert (box[2:] >= box[:2]).all()
+        assert -160 < box.min() <= box.max() < 320
+        assert 0 <= score <= 1
+    with pytest.raises(FileNotFoundError, match="grounding-dino-tiny"):
+        objects.GroundingDino(tmp_path / "none")
+
+
+def test_phrases_of_the_detector_become_given_names():
+    names = ("red cup", "red ball")
+    assert [objects.named(label, names) for label in ("cup", "red ball.", "a red cup", "table", "")] == [
+        "red cup", "red ball", "red cup", None, None,
+    ]  # fmt: skip
+
+
+def tiny_grounding_dino(folder: Path) -> Path:
+    """Random weights with the public keys, and a word-piece tokenizer whose special ids are BERT's (hard-coded there)."""
+    import torch
+    from transformers import BertConfig, BertTokenizerFast, GroundingDinoConfig, GroundingDinoForObjectDetection
+    from transformers.models.swin.configuration_swin import SwinConfig
+
+    words = ["[PAD]"] + [f"[unused{i}]" for i in range(1100)]
+    for index, word in ((100, "[UNK]"), (101, "[CLS]"), (102, "[SEP]"), (103, "[MASK]"), (1012, "."), (1029, "?")):
+        words[index] = word
+    words += ["red", "cup", "ball"]
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    text = BertConfig(
+        vocab_size=len(words), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    backbone = SwinConfig(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=7, out_indices=[2, 3, 4]
+    )
+    settings = GroundingDinoConfig(
+        backbone_config=backbone, text_config=text, d_model=32, encoder_layers=1, decoder_layers=2, num_queries=5,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+    )  # fmt: skip
+    GroundingDinoForObjectDetection(settings).save_pretrained(folder)
+    return folder
+
+
+def test_cut3r_gives_maps_of_the_frames(tmp_path, moving):
+    """The code path, with the tiny random network: one map a sampled frame, in relative scale."""
+    import torch
+
+    from ops.models.cut3r import Cut3r
+    from ops.models.cut3r_maps import Cut3rMaps
+    from ops.models.presets import tiny
+
+    torch.manual_seed(0)
+    estimator = Cut3rMaps(Cut3r(tiny().spatial), long_edge=64)
+    found = list(point_clouds.clip_maps(moving, NO_HANDS, PointCloudsConfig(long_edge=160), estimator))
+    assert [row["frame"] for row, *_ in found] == [0, 5, 10]
+    for row, points, confidence, _ in found:
+        assert (row["route"], row["scale"]) == ("cut3r", "relative")
+        assert points.shape == (120, 160, 3)
+        assert np.isfinite(points).all()
+        assert (confidence > 0).all()
+
+
 # -- pictures
 
 
