@@ -155,6 +155,7 @@ def motion_scores(
         said["constant_velocity"] = motion.constant_velocity(seen, wanted)
     if not train.filter(task=task).is_empty():
         said["mean_motion"] = motion.mean_motion(train, task, wanted)
+        said["mean_position"] = motion.mean_position(train, task, wanted)
     path = f"motion_{task}.png"
     order = np.argsort([-len(w) for w in wanted], kind="stable")[:: max(1, len(wanted) // 4)][:4]
     pick: Callable[[Sequence], list] = lambda items: [items[i] for i in order]  # noqa: E731

@@ -2,8 +2,8 @@
 
 Mean error: mean distance over the waypoints to produce; final error: at the last one. Beside the model stand answers
 that need none: staying where the hand is (for generation that is the true first waypoint, which the model has to see
-in the image, so this baseline knows more), going on with the velocity last seen (prediction only), and the mean
-motion of the training rows with equally many waypoints.
+in the image, so this baseline knows more), going on with the velocity last seen (prediction only), and, knowing neither
+image nor truth, the mean motion and the mean position of the training rows.
 """
 
 from collections.abc import Sequence
@@ -92,6 +92,17 @@ def mean_motion(train: pl.DataFrame, task: str, wanted: Sequence[np.ndarray]) ->
         raise ValueError(f"no training row of task {task}: the mean motion needs one")
     mean = np.mean([resampled(points, 32) for points in known], axis=0)
     return [resampled(mean, len(w)) for w in wanted]
+
+
+def mean_position(train: pl.DataFrame, task: str, wanted: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Stay at the mean training waypoint of the task: the constant position of an answerer that looks at nothing.
+
+    Raises ValueError where the task has no training row.
+    """
+    _, known = truth(train.filter(task=task))
+    if not known:
+        raise ValueError(f"no training row of task {task}: the mean position needs one")
+    return [np.repeat(np.concatenate(known).mean(axis=0)[None], len(w), axis=0) for w in wanted]
 
 
 def resampled(points: Float[np.ndarray, "n 3"], num: int) -> Float[np.ndarray, "m 3"]:

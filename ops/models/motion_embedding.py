@@ -17,7 +17,7 @@ from ops.models.vipa import VipaVLA
 LONGEST, SHORTEST = 2 * NUM_BINS, 32  # wavelengths, bins; the longest does not come round within the range
 # ASSUMED: nats between the best bin and an unrelated one at the start. A few nats (the 0.02 of other new rows) cannot
 # tell 1,024 bins apart, and the first steps of training would overwrite such small rows.
-START_NATS = 12.0
+START_NATS = 20.0
 
 
 def features(num_bins: int, width: int, num_waves: int, axis: int, seed: int) -> Float[Tensor, "num_bins width"]:

@@ -64,6 +64,17 @@ def test_mean_motion_of_one_row_is_that_row_at_any_length():
         motion.mean_motion(train, motion.PREDICTION, [LINE])
 
 
+def test_mean_position_is_over_all_training_waypoints_of_the_task():
+    known = {"a": LINE, "b": LINE[:5] + 0.1}
+    rows = [action_row(motion.GENERATION, line, 0, "train", name) for name, line in known.items()]
+    train = tables.frame("action_rows", rows)
+    found = motion.mean_position(train, motion.GENERATION, [LINE[:3]])
+    mean = (LINE.sum(axis=0) + (LINE[:5] + 0.1).sum(axis=0)) / (len(LINE) + 5)
+    np.testing.assert_allclose(found[0], np.repeat(mean[None], 3, axis=0), atol=1e-6)
+    with pytest.raises(ValueError, match="no training row"):
+        motion.mean_position(train, motion.PREDICTION, [LINE])
+
+
 def test_motion_of_another_length_is_refused():
     with pytest.raises(ValueError, match="equal lengths"):
         motion.score(motion.GENERATION, [LINE[:3]], [LINE])
