@@ -4,8 +4,8 @@ A detection is 21 pixels and 21 "world" points: metres about the hand's centre, 
 each frame. ops.perception.tracks links detections and places them in the camera frame.
 
 The landmarker takes feet and elbows for hands. A hand is found again at the same place when its crop is looked at in
-another size and mirrored; such things mostly are not. So each hand gets a second look when it appears and then once a
-second, and what the second looks do not confirm is rejected, track by track.
+another size and mirrored; such things mostly are not. So each hand gets second looks when it appears and then every two
+seconds, and what they do not confirm is rejected, track by track.
 """
 
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ SAME_HAND = 0.03  # of the image width: two detections this near are one hand. A
 TILE_FROM_PX = 900  # frames with a longer edge are searched in tiles when the whole frame shows no hand
 TILES = (4, 3)  # along the longer and the shorter edge
 TILE_SCORE = 0.6  # a tile shows less context, so a detection in it has to be surer. ASSUMED
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 2.0
 LOOKS = ((2.0, False), (3.0, False), (2.5, True))  # crop's edge as a multiple of the hand's extent; mirrored or not
 LOOK_PIXELS = 256
 SMALL_HAND_PX = 72.0  # the joints of smaller hands wander by as many pixels as those of a hand of this size
