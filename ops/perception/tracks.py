@@ -2,7 +2,7 @@
 
 One image does not tell a hand's size or distance. The size is fixed to the track's median over its frames and the
 points are placed by PnP; camera frame of each frame, OpenCV axes, metres. The side is the tracker's weakest claim: on
-rendered clips a fifth of the detections is of a track called by the wrong side.
+rendered clips about a quarter of the detections (69 of 290) is of tracks called by the wrong side.
 """
 
 from collections.abc import Iterable
