@@ -35,5 +35,5 @@ def test_motion_token_grid():
     from ops.hand3d import motion_tokens
 
     assert motion_tokens.NUM_BINS == 1024  # supplementary C
-    assert tuple(motion_tokens.LOW) == (-0.5, -0.5, 0.0)
-    assert tuple(motion_tokens.HIGH) == (0.5, 0.5, 1.0)
+    assert tuple(motion_tokens.LOW_M) == (-0.5, -0.5, 0.0)
+    assert tuple(motion_tokens.HIGH_M) == (0.5, 0.5, 1.0)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ops import tables, tracking
 from ops.config import TrainConfig
 from ops.models import presets, vipa
-from ops.models.processor import TokenBatch, semantic_pixels, spatial_pixels
+from ops.models.processor import IGNORE, TokenBatch, semantic_pixels, spatial_pixels
 from ops.models.tokenizer import VipaTokenizer
 from ops.models.tokenizer import load as load_tokenizer
 from ops.models.vipa import FrameFeatures, VipaVLA
@@ -32,7 +32,7 @@ from ops.training.base_data import LabelledFrame
 SYNTHETIC = "synthetic"
 EVERY_S = 0.2
 CONFIDENCE_WEIGHT = 0.2  # of -log(confidence); CUT3R's and DUSt3R's alpha
-POINT_STEPS = 0.6  # steps of the 3D encoder's training, as a share of base_model.num_steps
+POINT_STEPS = 0.3  # steps of the 3D encoder's training, as a share of base_model.num_steps
 IMAGE_ONLY_NOTE = "Base model: tiny stand-in trained here on the synthetic training clips; not InternVL3.5, not CUT3R."
 
 
@@ -206,8 +206,11 @@ def encoder_image(model: VipaVLA, frame: LabelledFrame) -> Tensor:
 
 @dataclass(frozen=True)
 class Talk:
+    """written: (B, V) tokens written onto the visual tokens, -1 for none."""
+
     images: Tensor
     tokens: TokenBatch
+    written: Tensor
 
 
 class TalkObjective(nn.Module):
@@ -218,9 +221,20 @@ class TalkObjective(nn.Module):
         self.model = model
 
     def forward(self, batch: Talk) -> tuple[Tensor, int]:
-        features = picture_features(self.model, batch.images)
-        tokens = batch.tokens.to(self.model.device)
-        return self.model(features, tokens.input_ids, tokens.attention_mask, tokens.labels, fuse=False)
+        model, tokens = self.model, batch.tokens.to(self.model.device)
+        visual = model.visual_tokens(picture_features(model, batch.images), fuse=False)[:, 0]
+        embeds = model.vlm.get_input_embeddings()(tokens.input_ids)
+        places = (tokens.input_ids == model.layout.image)[..., None]
+        embeds = embeds.masked_scatter(places, self._write(visual, batch.written.to(model.device)))
+        states, targets = model.hidden(embeds, tokens.attention_mask)[:, :-1], tokens.labels[:, 1:]
+        asked = targets != IGNORE
+        return nn.functional.cross_entropy(model.vlm.lm_head(states[asked]), targets[asked]), int(asked.sum())
+
+    def _write(self, visual: Tensor, written: Tensor) -> Tensor:
+        """Words added to visual tokens, as long as these."""
+        words = self.model.vlm.get_input_embeddings()(written.clamp(min=0))
+        length = visual.norm(dim=-1, keepdim=True).detach() / words.norm(dim=-1, keepdim=True).detach()
+        return visual + words * length * (written >= 0)[..., None]
 
 
 def picture_features(model: VipaVLA, images: Tensor) -> FrameFeatures:
@@ -237,9 +251,15 @@ def talk_task(
 
     def batch(items: Sequence[int], seed: int) -> Talk:
         rng = np.random.default_rng(seed)
-        turns = [base_data.conversation(frames[item], drawn, rng) for item in items]
-        chats = [base_data.conversation_ids(chat, tokenizer, model.config.tokens_per_frame) for chat in turns]
-        return Talk(images[items], base_data.conversation_batch(chats, tokenizer.layout.pad))
+        chats, pages = [], []
+        for item in items:
+            turns = base_data.conversation(frames[item], rng)
+            question, answer = drawn[int(rng.integers(len(drawn)))]
+            turns.insert(int(rng.integers(len(turns) + 1)), (question, answer))
+            chats.append(base_data.conversation_ids(turns, tokenizer, model.config.tokens_per_frame))
+            pages.append(base_data.written(tokenizer.encode_plain(answer), model.config.tokens_per_frame, rng))
+        pages = torch.from_numpy(np.stack(pages))
+        return Talk(images[items], base_data.conversation_batch(chats, tokenizer.layout.pad), pages)
 
     return loop.Task(TalkObjective(model), batch, len(frames), version)
 

@@ -3,6 +3,8 @@
 Two things stand in for public pretraining: point maps for the 3D encoder (CUT3R's own objective), and talk about the
 image plane for the vision-language model: captions, where things are, how they stand to one another in the picture.
 Of Hand3D it sees questions and the grammar of answers, filled with numbers drawn at random: no depth, no distance.
+A drawn answer is written onto the visual tokens, so that the language model learns to say what they say; else it would
+learn to ignore them, and nothing that a fusion layer adds to them could reach an answer.
 Image coordinates here are shares of width and height, 0 to 1, x right and y down.
 """
 
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from ops import tables
 from ops.geometry.camera import PinholeCamera
@@ -113,10 +115,8 @@ def relation(name: str, other: str, found: dict[str, tuple[float, float]]) -> tu
     return question, f"The {name} is {direction}, {distance:.2f} of the picture."
 
 
-def conversation(
-    frame: LabelledFrame, drawn: Sequence[tuple[str, str]], rng: np.random.Generator
-) -> list[tuple[str, str]]:
-    """TURNS questions and answers about one picture, in random order; one of them Hand3D's with a drawn answer."""
+def conversation(frame: LabelledFrame, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """TURNS - 1 questions and answers about one picture, in random order."""
     names = list(frame.places)
     turns = [caption(frame.places)] if names else []
     for _ in range(TURNS):
@@ -126,10 +126,15 @@ def conversation(
         elif names:
             name = str(rng.choice(names))
             turns.append(where(name, frame.places[name]))
-    turns = [turns[i] for i in rng.permutation(len(turns))[: TURNS - 1]]
-    if len(drawn):
-        turns.insert(int(rng.integers(len(turns) + 1)), drawn[int(rng.integers(len(drawn)))])
-    return turns
+    return [turns[i] for i in rng.permutation(len(turns))[: TURNS - 1]]
+
+
+def written(answer: list[int], num_places: int, rng: np.random.Generator) -> Int[np.ndarray, " num_places"]:
+    """An answer's tokens on random visual tokens, in reading order; -1 where nothing is written."""
+    words = answer[:num_places]
+    page = np.full(num_places, -1)
+    page[np.sort(rng.choice(num_places, len(words), replace=False))] = words
+    return page
 
 
 def drawn_answers(rows: pl.DataFrame, seed: int) -> list[tuple[str, str]]:

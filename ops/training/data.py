@@ -8,10 +8,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor, nn
 
+from ops.hand3d import motion_tokens
 from ops.models.processor import TokenBatch, answer_ids, prompt_batch, prompt_ids, training_batch
 from ops.models.tokenizer import VipaTokenizer
 from ops.models.vipa import FrameFeatures, VipaVLA
@@ -54,6 +56,29 @@ def visual_examples(rows: pl.DataFrame, tokenizer: VipaTokenizer, tokens_per_fra
         question_example(row_id, Window(clip_id, tuple(frames)), question, answer, tokenizer, tokens_per_frame)
         for row_id, clip_id, frames, question, answer in columns.iter_rows()
     ]
+
+
+def shifted(rows: pl.DataFrame, copies: int, max_bins: int, seed: int) -> pl.DataFrame:
+    """Rows and, for rows that continue a motion, copies moved as a whole by up to max_bins an axis.
+
+    ASSUMED: not in the paper. A shift is the motion seen from a camera a few centimetres away; with few clips it is
+    what teaches to go on from the motion given instead of remembering places. Copies that leave the grid are left out.
+    """
+    rng = np.random.default_rng(seed)
+    parts = [rows]
+    moving = rows.filter(task="contextual_motion_prediction")
+    for copy in range(copies):
+        moved = []
+        for row in moving.iter_rows(named=True):
+            step = rng.integers(-max_bins, max_bins + 1, 3)
+            tokens = {
+                k: (np.array(row[k], int).reshape(-1, 3) + step).ravel() for k in ("context_tokens", "target_tokens")
+            }
+            inside = all((t >= 0).all() and (t < motion_tokens.NUM_BINS).all() for t in tokens.values())
+            if inside:
+                moved.append(row | {k: t.tolist() for k, t in tokens.items()} | {"row_id": f"{row['row_id']}+{copy}"})
+        parts.append(pl.DataFrame(moved, schema=rows.schema))
+    return pl.concat(parts)
 
 
 def action_examples(rows: pl.DataFrame, tokenizer: VipaTokenizer, tokens_per_frame: int) -> list[Example]:

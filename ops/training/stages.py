@@ -26,6 +26,7 @@ from ops.training.data import AnswerObjective, Example
 from ops.training.features import FeatureStore
 
 NUM_VALIDATION = 64
+SHIFTED_COPIES, SHIFT_BINS = 6, 60  # of rows that continue a motion; 60 bins are 6 cm
 
 
 def run_stage1(context: StageContext) -> Report:
@@ -47,9 +48,10 @@ def run_stage2(context: StageContext) -> Report:
     motion_embedding.start(model, context.config.stage2.seed)  # no stage before has used the motion tokens
     tokenizer = tokenizer_of(model, context.root)
     rows = tables.read("action_rows", context.input("hand3d_action"))
+    seen = data.shifted(rows.filter(split="train"), SHIFTED_COPIES, SHIFT_BINS, context.config.stage2.seed)
     train, test = (
-        data.action_examples(rows.filter(split=split), tokenizer, model.config.tokens_per_frame)
-        for split in tables.SPLITS
+        data.action_examples(part, tokenizer, model.config.tokens_per_frame)
+        for part in (seen, rows.filter(split="test"))
     )
     return _pretrain(context, model, "stage2", context.config.stage2, train, test)
 

@@ -174,11 +174,45 @@ def test_drawn_answers_have_the_grammar_and_nothing_of_the_row(scenes):
     assert pairs == base_data.drawn_answers(many, seed=0)
 
 
+def test_an_answer_is_written_in_reading_order():
+    page = base_data.written([7, 5, 9], 12, np.random.default_rng(3))
+    assert page[page >= 0].tolist() == [7, 5, 9]
+    assert len(page) == 12
+    assert len(base_data.written(list(range(20)), 12, np.random.default_rng(3))) == 12
+
+
 def test_conversation_labels_are_its_answers(scenes, tokenizer):
     frame = base_data.labelled_frames(scenes[0].clip, 56, 32, 0.2)[0]
-    turns = base_data.conversation(frame, [("How far?", "It is up, 0.10 m.")], np.random.default_rng(0))
+    turns = [*base_data.conversation(frame, np.random.default_rng(0)), ("How far?", "It is up, 0.10 m.")]
     ids, labels = base_data.conversation_ids(turns, tokenizer, 4)
     assert tokenizer.decode([i for i in labels if i != IGNORE]) == "".join(answer for _, answer in turns)
     assert all(label in (IGNORE, i) for i, label in zip(ids, labels, strict=True))
     assert ids.count(tokenizer.layout.image) == 4
     assert TokenizerConfig(num_merges=0) == small_models.VIPA.tokenizer
+
+
+def test_shifted_rows_are_the_same_motion_elsewhere():
+    columns = {
+        "row_id": ["a", "b", "c"],
+        "task": ["contextual_motion_prediction", "motion_translation", "contextual_motion_prediction"],
+        "context_tokens": [[100, 200, 300, 110, 210, 310], [5, 5, 5], [1000, 500, 500]],
+        "target_tokens": [[120, 220, 320], [], [1023, 500, 500]],
+    }
+    tokens = pl.List(pl.UInt16)
+    rows = pl.DataFrame(columns, schema_overrides={"context_tokens": tokens, "target_tokens": tokens})
+    more = data.shifted(rows, copies=40, max_bins=60, seed=1)
+    assert more.head(3).equals(rows)
+    copies = more.slice(3)
+    assert set(copies["task"]) == {"contextual_motion_prediction"}
+    of_a = copies.filter(pl.col("row_id").str.starts_with("a+"))
+    assert len(of_a) == 40
+    for context, target in of_a.select("context_tokens", "target_tokens").iter_rows():
+        moved = np.array([context[:3], context[3:], target]) - np.array(
+            [[100, 200, 300], [110, 210, 310], [120, 220, 320]]
+        )
+        assert (moved == moved[0]).all()
+        assert np.abs(moved).max() <= 60
+    of_c = copies.filter(pl.col("row_id").str.starts_with("c+"))
+    assert 0 < len(of_c) < 40  # those that leave the grid are left out
+    assert max(max(target) for target in of_c["target_tokens"]) <= 1023
+    assert more.equals(data.shifted(rows, copies=40, max_bins=60, seed=1))
