@@ -14,7 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS")}
+ONE_THREAD = {
+    name: "1"
+    for name in (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "NUMBA_NUM_THREADS",
+        "POLARS_MAX_THREADS",
+    )
+}
 
 
 def main() -> int:
@@ -23,7 +32,9 @@ def main() -> int:
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
         code = f"import json; from bench.{name} import rows; print('ROWS' + json.dumps(rows()))"
-        run = subprocess.run([sys.executable, "-c", code], env=os.environ | ONE_THREAD, text=True, stdout=subprocess.PIPE)
+        run = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | ONE_THREAD, text=True, stdout=subprocess.PIPE
+        )
         line = next((line for line in run.stdout.splitlines() if line.startswith("ROWS")), None)
         if run.returncode or line is None:
             failed.append(name)
@@ -39,13 +50,17 @@ def main() -> int:
 
 
 def _save(rows: list[dict[str, object]]) -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE
+    ).stdout.strip()
     now = datetime.now(UTC)
     result = {"commit": commit, "date": now.isoformat(timespec="seconds"), "machine": _machine(), "rows": rows}
     folder = HERE / "results"
     folder.mkdir(exist_ok=True)
     (folder / f"{now:%Y-%m-%d}-{commit or 'nocommit'}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    lines = [f"# Benchmarks\nCommit {commit}, {now:%Y-%m-%d}, {_machine()}. One thread, process CPU time, medians of repeats.\n"]
+    lines = [
+        f"# Benchmarks\nCommit {commit}, {now:%Y-%m-%d}, {_machine()}. One thread, process CPU time, medians of repeats.\n"
+    ]
     lines += ["| job | ours | peer | unit | ratio | how |", "|---|---:|---:|---|---:|---|"]
     lines += [
         f"| {r['bench']}: {r['name']} | {r['ours']:.4g} | {r['peer']:.4g} | {r['unit']} | {r['ratio']:.3g}x | {r['note']} |"
@@ -58,7 +73,9 @@ def _machine() -> str:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         cpu = names[0] if names else cpu
     return f"{os.cpu_count()} x {cpu}, Python {platform.python_version()}"
 

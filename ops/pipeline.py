@@ -61,7 +61,9 @@ class StageContext:
                 last = now
                 rate = (done + 1) / (now - start)
                 left = (total - done - 1) / rate
-                print(f"{label}: {done + 1}/{total} {unit}s, {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
+                print(
+                    f"{label}: {done + 1}/{total} {unit}s, {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True
+                )
 
 
 def output(root: Path, name: str, shard: str = "") -> Path:
