@@ -1,4 +1,4 @@
-"""What a model says: greedy answers in words, and motions under the motion grammar."""
+"""What a model says: greedy answers in words, and motions under the motion grammar, each coordinate its median."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ops.hand3d import motion_tokens
-from ops.models.grammar import MotionGrammar
+from ops.models.grammar import MedianMotion
 from ops.models.tokenizer import VipaTokenizer
 from ops.models.vipa import VipaVLA
 from ops.training import data
@@ -54,7 +54,7 @@ def motions(
         some = [examples[place] for place in places]
         group = data.prompt_group(some, store, tokenizer.layout.pad)
         tokens = group.tokens.to(model.device)
-        grammar = MotionGrammar(tokenizer.layout, [example.num_waypoints for example in some])
+        grammar = MedianMotion(tokenizer.layout, [example.num_waypoints for example in some])
         longest = 3 * max(example.num_waypoints for example in some) + 3
         ids = model.generate(group.features.to(model.device), tokens.input_ids, tokens.attention_mask, longest, grammar)
         for place, row in zip(places, ids.tolist(), strict=True):

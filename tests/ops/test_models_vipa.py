@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ops.models import presets
 from ops.models.fusion import CrossAttentionFusion
-from ops.models.grammar import MotionGrammar
+from ops.models.grammar import MedianMotion, MotionGrammar
 from ops.models.processor import IGNORE, TokenBatch, prompt_batch, semantic_pixels, training_batch
 from ops.models.tokenizer import NUM_BINS, TokenizerConfig, TokenLayout
 from ops.models.vipa import FrameFeatures, VipaConfig, VipaVLA, build, skeleton
@@ -406,3 +406,17 @@ def test_paper_preset_fits_together() -> None:
     assert model.head.velocity(torch.empty(1, 16, 7, device="meta"), condition, modulation, 0).shape == (1, 16, 7)
     view = model.spatial_encoder(torch.empty(1, 1, 3, 384, 512, device="meta"))[0]
     assert view.pts3d_in_self_view.shape == (1, 384, 512, 3)
+
+
+def test_coordinates_are_medians_of_the_allowed_bins():
+    first, last = LAYOUT.motion_range(0)
+    scores = torch.randn(2, LAYOUT.vocab_size, generator=torch.Generator().manual_seed(5)) * 3
+    grammar = MedianMotion(LAYOUT, [1, 1])
+    begun = torch.tensor([[LAYOUT.motion_open]] * 2)
+    chosen = grammar(begun, scores).argmax(dim=-1)
+    for row in (0, 1):
+        share = scores[row, first:last].softmax(dim=-1)
+        middle = int(chosen[row]) - first
+        assert float(share[:middle].sum()) < 0.5 <= float(share[: middle + 1].sum()) + 1e-6
+    ended = torch.tensor([[LAYOUT.motion_open, first, first, first]])  # what is no coordinate stays as it is
+    assert int(grammar(ended, scores[:1]).argmax()) == LAYOUT.motion_close
