@@ -32,7 +32,8 @@ from ops.training.base_data import LabelledFrame
 SYNTHETIC = "synthetic"
 EVERY_S = 0.2
 CONFIDENCE_WEIGHT = 0.2  # of -log(confidence); CUT3R's and DUSt3R's alpha
-POINT_STEPS = 0.3  # steps of the 3D encoder's training, as a share of base_model.num_steps
+POINT_STEPS, TALK_STEPS = 0.3, 0.5  # as shares of base_model.num_steps, which is that of reading
+DRAWS = 8  # answers drawn for every question
 IMAGE_ONLY_NOTE = "Base model: tiny stand-in trained here on the synthetic training clips; not InternVL3.5, not CUT3R."
 
 
@@ -120,22 +121,27 @@ def _train(context, model, tokenizer, frames, rows, run) -> dict[str, list[loop.
     config = context.config.base_model
     version = tracking.folder_version(context.input("raw_videos"))
     with_points = [frame for frame in frames if frame.points_cam is not None]
-    points = replace(config, num_steps=round(config.num_steps * POINT_STEPS))
+    pictured = [frame for frame in frames if frame.places]
     tasks = {
-        "point maps": (point_task(model, with_points, version), points),
-        "picture talk": (talk_task(model, tokenizer, [f for f in frames if f.places], rows, config, version), config),
+        "point maps": (point_task(model, with_points, version), POINT_STEPS),
+        "picture talk": (talk_task(model, tokenizer, pictured, config, version), TALK_STEPS),
+        "reading": (reading_task(model, tokenizer, frames, rows, config, version), 1.0),
     }
     curves = {}
-    for name, (task, settings) in tasks.items():
+    for name, (task, share) in tasks.items():
         set_base_part(model, name)
+        settings = replace(config, num_steps=round(config.num_steps * share))
         curves[name] = loop.train(task, settings, context.scratch, name.replace(" ", "_"), context.progress, run)
     model.eval()
     return curves
 
 
 def set_base_part(model: VipaVLA, part: str) -> None:
-    """Train the 3D encoder alone, or the vision-language model alone."""
+    """Train the 3D encoder alone, the vision-language model alone, or the language model alone."""
     model.set_stage("base")
+    if part == "reading":
+        model.requires_grad_(False)
+        model.vlm.model.language_model.requires_grad_(True)
     if part == "point maps":
         model.requires_grad_(False)
         used = (model.spatial_encoder.patch_embed, model.spatial_encoder.enc_blocks, model.spatial_encoder.enc_norm,
@@ -206,15 +212,15 @@ def encoder_image(model: VipaVLA, frame: LabelledFrame) -> Tensor:
 
 @dataclass(frozen=True)
 class Talk:
-    """written: (B, V) tokens written onto the visual tokens, -1 for none."""
+    """written: (B, V) words written over the visual tokens, -1 for none; None where nothing is written anywhere."""
 
     images: Tensor
     tokens: TokenBatch
-    written: Tensor
+    written: Tensor | None = None
 
 
 class TalkObjective(nn.Module):
-    """Next-token loss of answers about one picture, vision encoder and projector included, fusion left out."""
+    """Next-token loss of answers about one picture, fusion left out."""
 
     def __init__(self, model: VipaVLA) -> None:
         super().__init__()
@@ -222,19 +228,21 @@ class TalkObjective(nn.Module):
 
     def forward(self, batch: Talk) -> tuple[Tensor, int]:
         model, tokens = self.model, batch.tokens.to(self.model.device)
-        visual = model.visual_tokens(picture_features(model, batch.images), fuse=False)[:, 0]
+        features = picture_features(model, batch.images)
+        if batch.written is None:
+            return model(features, tokens.input_ids, tokens.attention_mask, tokens.labels, fuse=False)
+        visual = self._write(model.visual_tokens(features, fuse=False)[:, 0].detach(), batch.written.to(model.device))
         embeds = model.vlm.get_input_embeddings()(tokens.input_ids)
-        places = (tokens.input_ids == model.layout.image)[..., None]
-        embeds = embeds.masked_scatter(places, self._write(visual, batch.written.to(model.device)))
+        embeds = embeds.masked_scatter((tokens.input_ids == model.layout.image)[..., None], visual)
         states, targets = model.hidden(embeds, tokens.attention_mask)[:, :-1], tokens.labels[:, 1:]
         asked = targets != IGNORE
         return nn.functional.cross_entropy(model.vlm.lm_head(states[asked]), targets[asked]), int(asked.sum())
 
     def _write(self, visual: Tensor, written: Tensor) -> Tensor:
-        """Words added to visual tokens, as long as these."""
-        words = self.model.vlm.get_input_embeddings()(written.clamp(min=0))
-        length = visual.norm(dim=-1, keepdim=True).detach() / words.norm(dim=-1, keepdim=True).detach()
-        return visual + words * length * (written >= 0)[..., None]
+        """Words as long as the visual tokens they are written over; half of these shines through."""
+        words = nn.functional.normalize(self.model.vlm.get_input_embeddings()(written.clamp(min=0)), dim=-1)
+        inked = (written >= 0)[..., None]
+        return torch.where(inked, 0.5 * visual + words * visual.norm(dim=-1, keepdim=True), visual)
 
 
 def picture_features(model: VipaVLA, images: Tensor) -> FrameFeatures:
@@ -243,23 +251,33 @@ def picture_features(model: VipaVLA, images: Tensor) -> FrameFeatures:
     return FrameFeatures(semantic[:, None], semantic.new_zeros(len(images), 1, 0, model.config.spatial.width))
 
 
-def talk_task(
-    model, tokenizer, frames: Sequence[LabelledFrame], rows: pl.DataFrame, config: TrainConfig, version: str
-) -> loop.Task:
+def talk_task(model, tokenizer, frames: Sequence[LabelledFrame], config: TrainConfig, version: str) -> loop.Task:
+    """Talk about the picture plane: captions, places, relations."""
     images = torch.from_numpy(np.stack([frame.rgb for frame in frames]))
-    drawn = base_data.drawn_answers(rows, config.seed)
 
     def batch(items: Sequence[int], seed: int) -> Talk:
         rng = np.random.default_rng(seed)
-        chats, pages = [], []
-        for item in items:
-            turns = base_data.conversation(frames[item], rng)
-            question, answer = drawn[int(rng.integers(len(drawn)))]
-            turns.insert(int(rng.integers(len(turns) + 1)), (question, answer))
-            chats.append(base_data.conversation_ids(turns, tokenizer, model.config.tokens_per_frame))
-            pages.append(base_data.written(tokenizer.encode_plain(answer), model.config.tokens_per_frame, rng))
-        pages = torch.from_numpy(np.stack(pages))
-        return Talk(images[items], base_data.conversation_batch(chats, tokenizer.layout.pad), pages)
+        turns = [base_data.conversation(frames[item], rng) for item in items]
+        chats = [base_data.conversation_ids(chat, tokenizer, model.config.tokens_per_frame) for chat in turns]
+        return Talk(images[items], base_data.conversation_batch(chats, tokenizer.layout.pad))
+
+    return loop.Task(TalkObjective(model), batch, len(frames), version)
+
+
+def reading_task(
+    model, tokenizer, frames: Sequence[LabelledFrame], rows: pl.DataFrame, config: TrainConfig, version: str
+) -> loop.Task:
+    """Hand3D questions with drawn answers, whose words are written over the picture: to say what visual tokens say."""
+    images = torch.from_numpy(np.stack([frame.rgb for frame in frames]))
+    drawn = [pair for k in range(DRAWS) for pair in base_data.drawn_answers(rows, config.seed + k)]
+
+    def batch(items: Sequence[int], seed: int) -> Talk:
+        rng = np.random.default_rng(seed)
+        pairs = [drawn[i] for i in rng.integers(len(drawn), size=len(items))]
+        places = model.config.tokens_per_frame
+        chats = [base_data.conversation_ids([pair], tokenizer, places) for pair in pairs]
+        pages = np.stack([base_data.page(answer, tokenizer, places, rng) for _, answer in pairs])
+        return Talk(images[items], base_data.conversation_batch(chats, tokenizer.layout.pad), torch.from_numpy(pages))
 
     return loop.Task(TalkObjective(model), batch, len(frames), version)
 

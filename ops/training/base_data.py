@@ -3,11 +3,12 @@
 Two things stand in for public pretraining: point maps for the 3D encoder (CUT3R's own objective), and talk about the
 image plane for the vision-language model: captions, where things are, how they stand to one another in the picture.
 Of Hand3D it sees questions and the grammar of answers, filled with numbers drawn at random: no depth, no distance.
-A drawn answer is written onto the visual tokens, so that the language model learns to say what they say; else it would
-learn to ignore them, and nothing that a fusion layer adds to them could reach an answer.
+The words of a drawn answer are written over the visual tokens, so that the language model learns to say what these say;
+else it learns to ignore them, and nothing that a fusion layer adds to them can reach an answer.
 Image coordinates here are shares of width and height, 0 to 1, x right and y down.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ from ops.models.tokenizer import VipaTokenizer
 from ops.sources.base import SIDES, Clip
 
 DRAWN_GAMMA = 0.3  # of the directions in answers drawn at random
+_CONTENT = re.compile(r"\b(?:left|right|up|down|forward|backward|yes|no)\b")
+_DISTANCE = re.compile(r"\.(\d\d) m")
 TURNS = 4  # questions about one image in one conversation
 CENTRE_SHARE = 0.05  # of the image: closer than this on an axis, no direction word is said
 
@@ -129,12 +132,18 @@ def conversation(frame: LabelledFrame, rng: np.random.Generator) -> list[tuple[s
     return [turns[i] for i in rng.permutation(len(turns))[: TURNS - 1]]
 
 
-def written(answer: list[int], num_places: int, rng: np.random.Generator) -> Int[np.ndarray, " num_places"]:
-    """An answer's tokens on random visual tokens, in reading order; -1 where nothing is written."""
-    words = answer[:num_places]
-    page = np.full(num_places, -1)
-    page[np.sort(rng.choice(num_places, len(words), replace=False))] = words
-    return page
+def page(
+    answer: str, tokenizer: VipaTokenizer, num_places: int, rng: np.random.Generator
+) -> Int[np.ndarray, " num_places"]:
+    """The words of an answer that carry its content (directions, yes or no, digits of the distance), repeated over all
+    visual tokens in random order, as token ids; -1 everywhere if it has none."""
+    words = _CONTENT.findall(answer)
+    distance = _DISTANCE.findall(answer)
+    ids = [token for word in words for token in tokenizer.encode_plain(" " + word)]
+    ids += tokenizer.encode_plain(distance[-1]) if distance else []
+    if not ids:
+        return np.full(num_places, -1)
+    return rng.permutation(np.resize(ids, num_places))
 
 
 def drawn_answers(rows: pl.DataFrame, seed: int) -> list[tuple[str, str]]:

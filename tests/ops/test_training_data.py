@@ -174,11 +174,14 @@ def test_drawn_answers_have_the_grammar_and_nothing_of_the_row(scenes):
     assert pairs == base_data.drawn_answers(many, seed=0)
 
 
-def test_an_answer_is_written_in_reading_order():
-    page = base_data.written([7, 5, 9], 12, np.random.default_rng(3))
-    assert page[page >= 0].tolist() == [7, 5, 9]
-    assert len(page) == 12
-    assert len(base_data.written(list(range(20)), 12, np.random.default_rng(3))) == 12
+def test_a_page_holds_the_words_that_matter(tokenizer):
+    page = base_data.page(
+        "Touching: no. The red ball is right and down, 0.23 m.", tokenizer, 36, np.random.default_rng(3)
+    )
+    wanted = tokenizer.encode_plain(" no right down23")
+    assert set(page.tolist()) == set(wanted)
+    assert len(page) == 36
+    assert (base_data.page("at the same place", tokenizer, 6, np.random.default_rng(0)) == -1).all()
 
 
 def test_conversation_labels_are_its_answers(scenes, tokenizer):
