@@ -139,7 +139,19 @@ def close_dead_runs(instance) -> int:
     dead = [run for run in started if PROCESS_TAG in run.tags and not psutil.pid_exists(int(run.tags[PROCESS_TAG]))]
     for run in dead:
         instance.report_run_failed(run, f"process {run.tags[PROCESS_TAG]} is gone: it was killed")
+    free_pools(instance)
     return len(dead)
+
+
+def free_pools(instance) -> None:
+    """Give back pool slots that ended runs still hold: a killed one leaves its slot taken, and others wait for ever."""
+    storage = instance.event_log_storage
+    for pool in storage.get_concurrency_keys():
+        info = storage.get_concurrency_info(pool)
+        for run_id in info.active_run_ids | info.pending_run_ids:
+            run = instance.get_run_by_id(run_id)
+            if run is None or run.is_finished:
+                storage.free_concurrency_slots_for_run(run_id)
 
 
 def _run_lanes(lanes: list[Lane], root: Path) -> Iterable[Outcome]:
