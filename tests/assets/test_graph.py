@@ -253,3 +253,19 @@ def test_run_whose_process_was_killed_is_ended(root):
 def _start(instance, dagster_run):
     event = dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_START.value, job_name=dagster_run.job_name)
     instance.report_dagster_event(event, dagster_run.run_id)
+
+
+def test_pool_slots_of_killed_runs_are_given_back(root, tmp_path):
+    job = definitions.build(root).resolve_job_def("label_shard")
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("gpu", 2)
+        runs = {}
+        for process in (2**22 + 1, os.getpid()):
+            run_of = instance.create_run_for_job(job, tags={demo.PROCESS_TAG: str(process)})
+            _start(instance, run_of)
+            storage.claim_concurrency_slot("gpu", run_of.run_id, "step")
+            runs[process] = run_of.run_id
+        assert storage.get_concurrency_info("gpu").active_run_ids == set(runs.values())
+        demo.close_dead_runs(instance)
+        assert storage.get_concurrency_info("gpu").active_run_ids == {runs[os.getpid()]}
