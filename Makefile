@@ -41,8 +41,8 @@ check: setup  ## lint, spelling, layer contracts
 test: setup  ## all tests, fast ones first
 	@start=$$SECONDS; trap 'echo "make test took $$((SECONDS - start)) s after set-up"' EXIT; \
 	$(BIN)/hand3d bootstrap --only weights; \
-	$(BIN)/python -m pytest -m 'not slow and not simulator and not browser'; \
-	$(BIN)/python -m pytest -m 'slow or simulator or browser'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not simulator and not browser'; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or simulator or browser'
 
 bench: bootstrap  ## measure each hot spot against the obvious way; results go to bench/results
 	$(BIN)/python -m bench

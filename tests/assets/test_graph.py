@@ -108,7 +108,8 @@ def test_changed_video_reruns_its_shard_and_equal_content_stops_early(root):
         assert staleness.due(instance, settings(root), root) == []
         fakes.write(root / "videos" / "one" / "a.mp4", "another video")
         assert run(root, lane.job, lane.shard, lane.assets, instance, **{ONLY_STALE: "true"}).success
-        assert fakes.ran(root) == [f"{stage.name} one" for stage in STAGES if stage.partitioned]
+        # in an order of Dagster's, which knows only what reads what
+        assert sorted(fakes.ran(root)) == sorted(f"{stage.name} one" for stage in STAGES if stage.partitioned)
         assert {item.shard for item in staleness.due(instance, settings(root), root)} == {""}
 
 

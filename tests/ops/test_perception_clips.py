@@ -55,6 +55,8 @@ def sensed(tiny_clips, weights, env):
 
 
 def clips_of(root: Path) -> list[Clip]:
+    if not (root / "data" / "raw_videos" / SHARD).is_dir():  # whichever test comes first
+        pipeline.run_stage(root, settings(), "raw_videos", SHARD)
     return list(read_clips(root / "data" / "raw_videos" / SHARD, root))
 
 
