@@ -17,6 +17,7 @@ from ops.stages import STAGES, Stage
 from ops.store import Report
 
 SAMPLE_ROWS = 6
+FOLDED_ROWS = 9  # longer tables are folded
 STYLE = """
 :root{--ink:#1c2430;--soft:#5b6777;--line:#d9dfe7;--card:#fff;--bg:#f4f6f9;--accent:#1f6feb;--warn:#9a6700}
 *{box-sizing:border-box}body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--bg);margin:0}
@@ -26,10 +27,11 @@ border-radius:10px;padding:16px 18px;margin:0 0 16px;overflow-x:auto}table{borde
 th{text-align:left;color:var(--soft);font-weight:600}th,td{padding:4px 10px 4px 0;border-bottom:1px solid var(--line);
 vertical-align:top}img{max-width:100%;border-radius:6px;border:1px solid var(--line)}figure{margin:0 0 14px}
 figcaption{color:var(--soft);font-size:13px}.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:16px}
-.note{border-left:3px solid var(--warn);padding-left:10px;color:var(--warn)}svg text{font:12px system-ui,sans-serif}
+.note{border-left:3px solid var(--warn);padding-left:10px;color:var(--warn)}svg text{font:11.5px system-ui,sans-serif}
 nav a{margin-right:14px;color:var(--accent);text-decoration:none}code{font-size:13px}
 """
 SECTIONS = (
+    ("Scores and promotion", ("benchmark_scores", "champion")),
     ("Videos and hands", ("raw_videos", "mano_fits")),
     ("3-D geometry", ("point_clouds", "objects", "calibrated_point_clouds")),
     ("Hand3D", ("hand3d_visual", "hand3d_action", "hand3d_test")),
@@ -37,7 +39,6 @@ SECTIONS = (
         "Training",
         ("base_model", "stage1_checkpoint", "stage2_checkpoint", "robot_demonstrations", "posttrained_policies"),
     ),
-    ("Scores and promotion", ("benchmark_scores", "champion")),
 )
 SAMPLE_TABLES = {
     "hand3d_visual": ("visual_rows", ["task", "question", "answer", "distance_m", "clip_id", "frames"]),
@@ -87,7 +88,7 @@ def _flow(reports: dict[str, dict[str, Report]]) -> str:
     for name, level in depth.items():
         columns.setdefault(level, []).append(name)
     where = {
-        name: (level * 178 + 8, 12 + 62 * row) for level, names in columns.items() for row, name in enumerate(names)
+        name: (level * 142 + 4, 12 + 62 * row) for level, names in columns.items() for row, name in enumerate(names)
     }
     lines, boxes = [], []
     for stage in STAGES:
@@ -95,19 +96,19 @@ def _flow(reports: dict[str, dict[str, Report]]) -> str:
         for read in stage.reads:
             x0, y0 = where[read]
             lines.append(
-                f"<path d='M{x0 + 160},{y0 + 22} C{x0 + 172},{y0 + 22} {x - 14},{y + 22} {x},{y + 22}' fill=none stroke='#b9c4d2'/>"
+                f"<path d='M{x0 + 132},{y0 + 22} C{x0 + 144},{y0 + 22} {x - 14},{y + 22} {x},{y + 22}' fill=none stroke='#b9c4d2'/>"
             )
         made = reports[stage.name]
-        rows = sum(sum(r.rows.values()) for r in made.values())
+        rows = sum(next(iter(r.rows.values()), 0) for r in made.values())
         label = f"{rows:,} rows" if rows else ("made" if made else "missing")
         fill = "#e7f0ff" if made else "#fdecec"
         boxes.append(
-            f"<rect x={x} y={y} width=160 height=44 rx=7 fill='{fill}' stroke='#b9c4d2'/>"
-            f"<text x={x + 80} y={y + 18} text-anchor=middle font-weight=600>{stage.name}</text>"
-            f"<text x={x + 80} y={y + 35} text-anchor=middle fill='#5b6777'>{label}</text>"
+            f"<rect x={x} y={y} width=132 height=44 rx=7 fill='{fill}' stroke='#b9c4d2'/>"
+            f"<text x={x + 66} y={y + 18} text-anchor=middle font-weight=600>{stage.name}</text>"
+            f"<text x={x + 66} y={y + 35} text-anchor=middle fill='#5b6777'>{label}</text>"
         )
-    width, height = (max(depth.values()) + 1) * 178, 20 + 62 * max(len(names) for names in columns.values())
-    return f"<h2 id=flow>Flow</h2><div class=card><svg width={width} height={height} role=img aria-label='asset graph'>{''.join(lines)}{''.join(boxes)}</svg></div>"
+    width, height = (max(depth.values()) + 1) * 142, 20 + 62 * max(len(names) for names in columns.values())
+    return f"<h2 id=flow>Flow</h2><div class=card><svg viewBox='0 0 {width} {height}' width='100%' role=img aria-label='asset graph'>{''.join(lines)}{''.join(boxes)}</svg></div>"
 
 
 def _section(root: Path, title: str, names: tuple[str, ...], reports: dict[str, dict[str, Report]]) -> str:
@@ -128,17 +129,19 @@ def _section(root: Path, title: str, names: tuple[str, ...], reports: dict[str, 
 
 
 def _numbers(made: dict[str, Report]) -> str:
-    parts = []
+    """Notes, small tables, then every number, folded where they are many."""
+    notes = dict.fromkeys(note for report in made.values() for note in report.notes)
+    tables = "".join(_table(title, rows) for report in made.values() for title, rows in report.tables.items())
+    parts, many = [], 0
     for key, report in made.items():
         cells = {**report.rows, **report.metrics}
-        if cells:
-            rows = "".join(f"<tr><td>{html.escape(name)}<td>{_number(value)}" for name, value in cells.items())
-            parts.append(f"<div><b>{html.escape(key)}</b><table>{rows}</table></div>")
-    tables = "".join(_table(title, rows) for report in made.values() for title, rows in report.tables.items())
-    notes = dict.fromkeys(note for report in made.values() for note in report.notes)
-    return f"<div class=pair>{''.join(parts)}</div>{tables}" + "".join(
-        f"<p class=note>{html.escape(note)}</p>" for note in notes
-    )
+        many = max(many, len(cells))
+        rows = "".join(f"<tr><td>{html.escape(name)}<td>{_number(value)}" for name, value in cells.items())
+        parts.append(f"<div><b>{html.escape(key)}</b><table>{rows}</table></div>" if cells else "")
+    numbers = f"<div class=pair>{''.join(parts)}</div>"
+    if many > FOLDED_ROWS:
+        numbers = f"<details><summary class=soft>all numbers</summary>{numbers}</details>"
+    return "".join(f"<p class=note>{html.escape(note)}</p>" for note in notes) + tables + numbers
 
 
 def _sample(root: Path, name: str) -> str:
@@ -156,7 +159,10 @@ def _table(title: str, rows: list[dict[str, object]]) -> str:
         return ""
     head = "".join(f"<th>{html.escape(str(name))}" for name in rows[0])
     body = "".join("<tr>" + "".join(f"<td>{html.escape(_number(value))}" for value in row.values()) for row in rows)
-    return f"<p class=soft>{html.escape(title)}</p><table><tr>{head}{body}</table>"
+    table = f"<table><tr>{head}{body}</table>"
+    if len(rows) > FOLDED_ROWS:
+        return f"<details><summary class=soft>{html.escape(title)} ({len(rows)} rows)</summary>{table}</details>"
+    return f"<p class=soft>{html.escape(title)}</p>{table}"
 
 
 def _picture(path: Path, caption: str) -> str:

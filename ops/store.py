@@ -35,7 +35,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
-        (folder / "report.json").write_text(json.dumps(asdict(self), indent=1, sort_keys=True), encoding="utf-8")
+        (folder / "report.json").write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Report":
