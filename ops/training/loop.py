@@ -22,7 +22,7 @@ from ops.config import TrainConfig
 from ops.store import write_file
 from ops.tracking import Run
 
-MAX_GRAD_NORM = 1.0  # models.md 5.3: the paper gives none
+MAX_GRAD_NORM = 1.0  # ASSUMED: as Being-H0.5; the paper gives none
 BETAS, EPS = (0.9, 0.999), 1e-8
 
 
