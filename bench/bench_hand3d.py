@@ -6,15 +6,13 @@ lines. Both sides make the same numbers and the same text, which is asserted.
 
 import json
 import math
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from bench.measure import cpu_s, row
 from ops import tables
 from ops.hand3d import action, language, motion_tokens, visual
 from ops.hand3d.directions import phrase
@@ -29,28 +27,6 @@ GAMMA, SEED = 0.3, 42
 def rows() -> list[dict[str, object]]:
     points, offsets = _trajectories()
     return [_ids(points, offsets), _tokens_to_file(points, offsets), _question_rows()]
-
-
-def _cpu_s(job: Callable[[], object], repeats: int) -> float:
-    """Median process CPU time; the first, untimed run warms caches."""
-    job()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        job()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
-
-
-def _row(name: str, num: int, ours_s: float, peer_s: float, unit: str, note: str) -> dict[str, object]:
-    return {
-        "name": name,
-        "ours": num / ours_s,
-        "peer": num / peer_s,
-        "unit": unit,
-        "ratio": peer_s / ours_s,
-        "note": note,
-    }
 
 
 def _trajectories() -> tuple[np.ndarray, np.ndarray]:
@@ -69,9 +45,9 @@ def _encode_per_row(trajectories: list[np.ndarray]) -> list[np.ndarray]:
 def _ids(points: np.ndarray, offsets: np.ndarray) -> dict[str, object]:
     trajectories = np.split(points, offsets[1:-1])
     assert (motion_tokens.encode(points)[0].reshape(-1) == np.concatenate(_encode_per_row(trajectories))).all()
-    ours_s = _cpu_s(lambda: motion_tokens.encode(points), 5)
-    peer_s = _cpu_s(lambda: _encode_per_row(trajectories), 3)
-    return _row(
+    ours_s = cpu_s(lambda: motion_tokens.encode(points), 5)
+    peer_s = cpu_s(lambda: _encode_per_row(trajectories), 3)
+    return row(
         "motion tokens",
         NUM_TRAJECTORIES,
         ours_s,
@@ -95,9 +71,9 @@ def _tokens_to_file(points: np.ndarray, offsets: np.ndarray) -> dict[str, object
                 for ids in _encode_per_row(trajectories):
                     file.write(json.dumps({"tokens": "".join(f"<motion_{i}>" for i in ids.tolist())}) + "\n")
 
-        ours_s, peer_s = _cpu_s(ours, 3), _cpu_s(peer, 1)
+        ours_s, peer_s = cpu_s(ours, 3), cpu_s(peer, 1)
         size = f"{peer_file.stat().st_size / ours_file.stat().st_size:.1f}x fewer bytes"
-    return _row(
+    return row(
         "motion tokens to a file",
         NUM_TRAJECTORIES,
         ours_s,
@@ -158,13 +134,13 @@ def _question_rows() -> dict[str, object]:
                 for row, (q, a) in zip(plain, which, strict=True):
                     file.write(json.dumps(_row_in_a_loop(row, questions[q], answers[a])) + "\n")
 
-        ours_s, peer_s = _cpu_s(ours, 5), _cpu_s(peer, 2)
+        ours_s, peer_s = cpu_s(ours, 5), cpu_s(peer, 2)
         made = tables.read("visual_rows", ours_file)
         looped = [json.loads(line) for line in peer_file.open(encoding="utf-8")]
         for name in ("row_id", "direction", "question", "answer"):
             assert made[name].to_list() == [row[name] for row in looped], name
         size = f"{peer_file.stat().st_size / ours_file.stat().st_size:.1f}x fewer bytes"
-    return _row(
+    return row(
         "question rows to a file",
         NUM_ROWS,
         ours_s,

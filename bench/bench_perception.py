@@ -5,14 +5,12 @@ sides give the same numbers, which is asserted.
 """
 
 import os
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from bench.measure import cpu_s, row
 from ops.geometry.camera import PinholeCamera
 from ops.perception import calibration, two_view
 
@@ -22,28 +20,6 @@ CAMERA = PinholeCamera(400.0, 400.0, 240.0, 180.0, 480, 360)
 
 def rows() -> list[dict[str, object]]:
     return [_scales(), _triangulation(), *_tracker()]
-
-
-def _cpu_s(job: Callable[[], object], repeats: int) -> float:
-    """Median process CPU time; the first, untimed run warms caches."""
-    job()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        job()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
-
-
-def _row(name: str, num: int, ours_s: float, peer_s: float, unit: str, note: str) -> dict[str, object]:
-    return {
-        "name": name,
-        "ours": num / ours_s,
-        "peer": num / peer_s,
-        "unit": unit,
-        "ratio": peer_s / ours_s,
-        "note": note,
-    }
 
 
 def _scale_of_frame(joint_z: np.ndarray, map_z: np.ndarray, visible: np.ndarray) -> tuple[float, int, float]:
@@ -64,8 +40,8 @@ def _scales() -> dict[str, object]:
 
     for ours, peer in zip(calibration.scales(joint_z, map_z, visible), zip(*per_frame(), strict=True), strict=True):
         np.testing.assert_array_equal(ours, np.array(peer))
-    ours_s, peer_s = _cpu_s(lambda: calibration.scales(joint_z, map_z, visible), 7), _cpu_s(per_frame, 3)
-    return _row(
+    ours_s, peer_s = cpu_s(lambda: calibration.scales(joint_z, map_z, visible), 7), cpu_s(per_frame, 3)
+    return row(
         "scale calibration", NUM_FRAMES, ours_s, peer_s, "frames/s", "exact; vs numpy medians a frame, 42 joints"
     )
 
@@ -84,8 +60,8 @@ def _triangulation() -> dict[str, object]:
     ours = two_view.triangulate(p, q, CAMERA.K, c)[0]
     np.testing.assert_allclose(ours, depth, rtol=1e-6)
     np.testing.assert_allclose(opencv(), depth, rtol=1e-4)
-    ours_s, peer_s = _cpu_s(lambda: two_view.triangulate(p, q, CAMERA.K, c), 7), _cpu_s(opencv, 3)
-    return _row("dense triangulation", 360 * 480, ours_s, peer_s, "pixels/s", "480 x 360; vs cv2.triangulatePoints")
+    ours_s, peer_s = cpu_s(lambda: two_view.triangulate(p, q, CAMERA.K, c), 7), cpu_s(opencv, 3)
+    return row("dense triangulation", 360 * 480, ours_s, peer_s, "pixels/s", "480 x 360; vs cv2.triangulatePoints")
 
 
 def _tracker() -> list[dict[str, object]]:
@@ -114,6 +90,6 @@ def _tracker() -> list[dict[str, object]]:
             for frame in frames:
                 landmarker._video.detect_for_video(_image(frame.rgb), round(frame.time_s * 1000))
 
-    ours_s, peer_s = _cpu_s(ours, 1), _cpu_s(bare, 1)
+    ours_s, peer_s = cpu_s(ours, 1), cpu_s(bare, 1)
     note = "640 x 480; second looks, tracks and MANO fit included, vs the bare landmarker (pixels only)"
-    return [_row("hand tracker", len(frames), ours_s, peer_s, "frames/s", note)]
+    return [row("hand tracker", len(frames), ours_s, peer_s, "frames/s", note)]

@@ -239,11 +239,17 @@ class VipaVLA(nn.Module):
         *,
         fuse: bool = True,
     ) -> tuple[Float[Tensor, ""], int]:
-        """Next-token loss, mean over label tokens, and their number. labels stand at their own token, -100 elsewhere.
+        """Next-token loss, mean over label tokens, and their number. labels stand at their own token, -100 elsewhere."""
+        return self.answer_loss(self.embed(features, input_ids, fuse=fuse), attention_mask, labels)
+
+    def answer_loss(
+        self, embeds: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"], labels: Int[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, ""], int]:
+        """`forward` from embeddings on.
 
         Scores are computed at label places only: the vocabulary's layer is most of a small model's work.
         """
-        states = self.hidden(self.embed(features, input_ids, fuse=fuse), attention_mask)[:, :-1]
+        states = self.hidden(embeds, attention_mask)[:, :-1]
         targets = labels[:, 1:]
         asked = targets != IGNORE
         logits = self.vlm.lm_head(states[asked])

@@ -2,7 +2,8 @@
 
 With ``model.weights`` the public weights are read and nothing is trained. Without, tiny stand-ins of the same classes
 are trained here, on the training clips of the synthetic source alone (docs/decisions/0003): the 3D encoder on CUT3R's
-objective (point map and confidence), the vision-language model on talk about the picture plane.
+objective (point map and confidence), the vision-language model on talk about the picture plane, and its language model
+on saying what its visual tokens say.
 """
 
 import json
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from ops import tables, tracking
 from ops.config import TrainConfig
 from ops.models import presets, vipa
-from ops.models.processor import IGNORE, TokenBatch, semantic_pixels, spatial_pixels
+from ops.models.processor import TokenBatch, semantic_pixels, spatial_pixels
 from ops.models.tokenizer import VipaTokenizer
 from ops.models.tokenizer import load as load_tokenizer
 from ops.models.vipa import FrameFeatures, VipaVLA
@@ -234,9 +235,7 @@ class TalkObjective(nn.Module):
         visual = self._write(model.visual_tokens(features, fuse=False)[:, 0].detach(), batch.written.to(model.device))
         embeds = model.vlm.get_input_embeddings()(tokens.input_ids)
         embeds = embeds.masked_scatter((tokens.input_ids == model.layout.image)[..., None], visual)
-        states, targets = model.hidden(embeds, tokens.attention_mask)[:, :-1], tokens.labels[:, 1:]
-        asked = targets != IGNORE
-        return nn.functional.cross_entropy(model.vlm.lm_head(states[asked]), targets[asked]), int(asked.sum())
+        return model.answer_loss(embeds, tokens.attention_mask, tokens.labels)
 
     def _write(self, visual: Tensor, written: Tensor) -> Tensor:
         """Words as long as the visual tokens they are written over; half of these shines through."""
