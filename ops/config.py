@@ -24,6 +24,12 @@ class ShardConfig:
     """Reader in ops.sources: "synthetic", "folder", ..."""
     root: str
     """Folder, relative to the workspace or absolute."""
+    include: tuple[str, ...] = ()
+    """Glob patterns of the clips that belong to this shard, relative to root, e.g. ["s01/*"]; none = all."""
+    view: str | None = None
+    """Which camera of a source with several; null = its ego view, or the reader's default where it has none."""
+    hand_model: str | None = None
+    """Folder with the licensed MANO files (MANO_LEFT.pkl, MANO_RIGHT.pkl) that the labels belong to; null = stand-in."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,9 @@ class RawVideosConfig:
     """Horizontal field of view for videos whose side file gives no intrinsics; null rejects those videos."""
     test_fraction: float = 0.15
     """Share of videos held out for hand3d_test, where the source has no split of its own."""
+    use: str = "research"
+    """What the result is for: "research", "commercial", "redistribution" or both as "commercial redistribution".
+    A source whose licence forbids it stops the build."""
 
 
 @dataclass(frozen=True)

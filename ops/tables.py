@@ -42,13 +42,18 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
             "clip_id": pa.Column(STR, unique=True),  # "<source>/<name>"
             "source": _col(STR),
             "kind": _col(STR),  # which reader of ops.sources reads it
-            "video": _col(STR),  # path, relative to the workspace root where it lies inside it
+            "video": _col(STR),  # file or folder of images, relative to the workspace root where it lies inside it
+            "root": _col(STR),  # the shard's folder, likewise
+            "view": _col(STR, null=True),  # as params.yaml asked for it
+            "hand_model": _col(STR, null=True),  # folder of the MANO files that the labels belong to; null = stand-in
             "sha256": _col(STR, pa.Check.str_length(64, 64)),  # of the video's bytes
             "side_sha256": _col(STR, null=True),  # of its label / side files
             "num_bytes": _col(I64, _positive),
             "fps": _col(F64, _positive),
             "num_frames": _col(I32, _positive),
-            "width": _col(I32, _positive),
+            "video_width": _col(I32, _positive),  # of the recorded image
+            "video_height": _col(I32, _positive),
+            "width": _col(I32, _positive),  # of the undistorted image
             "height": _col(I32, _positive),
             "fx": _col(F64, _positive),  # pixels, of the undistorted image
             "fy": _col(F64, _positive),
@@ -58,7 +63,10 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
             "has_labels": _col(BOOL),
             "has_depth": _col(BOOL),
             "split": _col(STR, _one_of(SPLITS)),
+            "subject": _col(STR),  # who acts; "" = not said
             "licence": _col(STR),
+            "noncommercial": _col(BOOL),
+            "redistributable": _col(BOOL),
         },
         strict=True,
     ),
@@ -77,7 +85,7 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
             "residual_mm": _col(F32, _not_negative),  # mean distance of fitted to measured joints; 0 for given MANO
             "reprojection_px": _col(F32, _not_negative, null=True),  # null where nothing was detected in the image
             "score": _col(F32),  # tracker's confidence, 1 for labels
-            "route": _col(STR, _one_of(["labels", "mediapipe", "hawor"])),
+            "route": _col(STR, _one_of(["labels", "joints", "mediapipe", "hawor"])),
             "hand_model": _col(STR),  # "anny-standin" or "mano"
         },
         strict=True,

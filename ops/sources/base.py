@@ -4,18 +4,51 @@ Camera frame = OpenCV axes of that very frame (x right, y down, z forward); metr
 first pixel centre at 0.5, 0.5). T = number of frames of the video. Arrays are not to be written to.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ops.config import RawVideosConfig, ShardConfig
 from ops.geometry.camera import PinholeCamera
-from ops.rejects import ClipError, Reason
+from ops.geometry.lenses import Lens, pinhole_maps
+from ops.rejects import ClipError, Reason, Reject
+from ops.sources.depth import Depth
+from ops.sources.images import read_images
 from ops.video import Frame, read_frames
 
 SIDES = ("left", "right")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is to be known about a data source before it is used; one a reader, in its module as SOURCE.
+
+    kind: name of the reader. licence: short name. noncommercial, redistributable: what the licence of the DATA says
+    (MANO's own comes on top where needs_mano). gated: whether one must register. needs_mano: whether its labels can
+    only be read with the licensed MANO files. url: where it is described. how_to_get: steps. notes: known problems.
+    """
+
+    kind: str
+    title: str
+    licence: str
+    noncommercial: bool
+    redistributable: bool
+    gated: bool
+    needs_mano: bool
+    url: str
+    how_to_get: str
+    notes: tuple[str, ...] = ()
+
+    def terms(self) -> dict[str, object]:
+        """Fields of a Clip that say what may be done with it."""
+        return {
+            "licence": self.licence,
+            "noncommercial": self.noncommercial,
+            "redistributable": self.redistributable,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +67,16 @@ class HandTrack:
 
 
 @dataclass(frozen=True, eq=False)
+class JointTrack:
+    """Joint positions of one hand through a clip, from sources without MANO; mano_fits fits the hand to them."""
+
+    joints_cam: Float[np.ndarray, "T 21 3"]
+    """OpenPose order, camera frame, metres; NaN for a joint that is not given."""
+    valid: Bool[np.ndarray, " T"]
+    """Whether the frame is labelled at all."""
+
+
+@dataclass(frozen=True, eq=False)
 class ObjectTrack:
     """One named object through a clip."""
 
@@ -43,6 +86,8 @@ class ObjectTrack:
     visible: Bool[np.ndarray, " T"]
     position_cam: Float[np.ndarray, "T 3"] | None
     """Centre of the object, metres, camera frame; None where the source does not give it."""
+    T_cam_obj: Float[np.ndarray, "T 4 4"] | None = None
+    """Object-to-camera pose; None where unknown, NaN in frames without one."""
 
 
 @dataclass(frozen=True)
@@ -65,76 +110,88 @@ class Clip:
     kind: str
     """Reader of ops.sources that made it."""
     video: Path
+    """Video file, or the folder of a clip that is stored as images."""
     fps: float
     """Mean frames a second; the exact time of each frame is times_s."""
     num_frames: int
     times_s: Float[np.ndarray, " T"]
     """Presentation time of each frame, 0 for the first."""
     camera: PinholeCamera
-    """Of the undistorted image at the video's own size, as frames() gives it."""
+    """Of the undistorted image, as frames() gives it; the video's own size, unless a lens says otherwise."""
     intrinsics: str
     """ "given" by the source or "assumed" from a field of view."""
     split: str
     """ "train" or "test"."""
     licence: str
-    distortion: tuple[float, ...] = ()
-    """OpenCV coefficients (k1, k2, p1, p2[, k3[, k4, k5, k6]]) of the recorded image; empty = none."""
+    image_files: tuple[Path, ...] = ()
+    """One image a frame, in order, where the source has images instead of a video file."""
+    lens: Lens | None = None
+    """Of the recorded image; None = it is a pinhole image already."""
     T_cam_world: Float[np.ndarray, "T 4 4"] | None = None
     """World-to-camera a frame; None where unknown."""
     hands: dict[str, HandTrack] = field(default_factory=dict)
-    """Labels by side; empty where the source has none."""
+    """MANO labels by side; empty where the source has none."""
+    joints: dict[str, JointTrack] = field(default_factory=dict)
+    """Joint labels by side, of sources without MANO."""
+    hand_model: Path | None = None
+    """Folder with the MANO files that `hands` belong to; None = the stand-in."""
     objects: tuple[ObjectTrack, ...] = ()
     instructions: tuple[Instruction, ...] = ()
     contact: dict[str, Int[np.ndarray, " T"]] | None = None
     """By side: index into objects of what the hand touches, -1 for nothing; None where the source does not say."""
-    depth_file: Path | None = None
-    """npz with `depth_frames` (N,) and `depth_tenth_mm` (N, H, W) uint16, 0 = none; None without a depth sensor."""
+    depth: Depth | None = None
+    """Of a depth sensor, seen by `camera`; None without one."""
     object_names: tuple[str, ...] = ()
     """Names the source says are in the scene, without places."""
 
+    noncommercial: bool = True
+    redistributable: bool = False
+    """What the licence says of the video and labels; unless it is known to allow more, the strictest."""
+    subject: str = ""
+    """Who acts, as the source names people; "" = not said."""
+    view: str = ""
+    """Which camera of several, as the source names it; "" = it has one."""
+
     @property
     def has_depth(self) -> bool:
-        return self.depth_file is not None
+        return self.depth is not None
 
     @property
     def has_labels(self) -> bool:
-        return bool(self.hands)
+        return bool(self.hands or self.joints)
 
     def frames(self, indices: Iterable[int] | None = None, size: tuple[int, int] | None = None) -> Iterator[Frame]:
         """Undistorted frames in presentation order. indices: ascending; None = all. size: (width, height).
 
         A resized frame is seen by ``camera.resized(*size)``. Raises ClipError as read_frames does.
         """
-        if not self.distortion:
-            yield from read_frames(self.video, indices, size)
+        if self.lens is None:
+            yield from self._recorded(indices, size)
             return
         import cv2
 
-        from ops.geometry.camera import undistort_maps
-
-        map_x, map_y = undistort_maps(self.camera, self.distortion)
-        for frame in read_frames(self.video, indices):
+        map_x, map_y = pinhole_maps(self.lens, self.camera)
+        for frame in self._recorded(indices, None):
             rgb = cv2.remap(frame.rgb, map_x, map_y, cv2.INTER_LINEAR)
             if size is not None:
                 rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
             yield Frame(frame.index, frame.time_s, rgb)
 
+    def _recorded(self, indices: Iterable[int] | None, size: tuple[int, int] | None) -> Iterator[Frame]:
+        if self.image_files:
+            return read_images(self.image_files, self.times_s, indices, size)
+        return read_frames(self.video, indices, size)
+
     def depth_m(self, frame: int) -> Float[np.ndarray, "H W"] | None:
         """Sensor depth (z, metres, NaN where none) at a frame, or None if the source has none for that frame."""
-        if self.depth_file is None:
-            return None
-        with np.load(self.depth_file) as stored:
-            where = np.flatnonzero(stored["depth_frames"] == frame)
-            if not len(where):
-                return None
-            tenth_mm = stored["depth_tenth_mm"][where[0]]
-        if tenth_mm.shape != (self.camera.height, self.camera.width):
+        depth_m = None if self.depth is None else self.depth.read(frame)
+        if depth_m is not None and depth_m.shape != (self.camera.height, self.camera.width):
             raise ClipError(
                 Reason.BAD_SIDE_FILE,
-                f"depth is {tenth_mm.shape}, the video {self.camera.height} x {self.camera.width}",
+                f"depth is {depth_m.shape}, the image {self.camera.height} x {self.camera.width}",
                 frame,
             )
-        return np.where(tenth_mm > 0, tenth_mm.astype(np.float32) * np.float32(1e-4), np.float32(np.nan))
+        return depth_m
 
 
 def sampled_frames(times_s: Float[np.ndarray, " T"], fps: float) -> list[int]:
@@ -149,3 +206,18 @@ def sampled_frames(times_s: Float[np.ndarray, " T"], fps: float) -> list[int]:
     left = np.maximum(right - 1, 0)
     nearer_left = wanted - times_s[left] <= times_s[right] - wanted
     return sorted({int(i) for i in np.where(nearer_left, left, right)})
+
+
+def read_each(
+    list_videos: Callable[..., list[Path]],
+    read_clip: Callable[..., Clip],
+    shard: ShardConfig,
+    config: RawVideosConfig | None = None,
+) -> Iterator[Clip | Reject]:
+    """Clips of a source one by one; what cannot be read comes as a Reject with its reason and stops nothing."""
+    root = Path(shard.root)
+    for video in list_videos(root, shard.view):
+        try:
+            yield read_clip(video, shard, config or RawVideosConfig())
+        except ClipError as error:
+            yield error.reject(video.relative_to(root).as_posix())

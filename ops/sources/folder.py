@@ -13,6 +13,8 @@ Keys of a side file (all optional, no others allowed; `<stem>.json` wins over `_
     objects          names of objects in the scene
     split            "train" or "test"
     licence          of the video
+    noncommercial    true if the licence forbids commercial use (default false)
+    redistributable  true if the licence allows to pass the video on (default false)
 """
 
 import json
@@ -23,17 +25,30 @@ import numpy as np
 
 from ops.config import RawVideosConfig, ShardConfig
 from ops.geometry.camera import PinholeCamera
+from ops.geometry.lenses import RadialTangential
 from ops.rejects import ClipError, Reason
-from ops.sources.base import SIDES, Clip, Instruction
+from ops.sources.base import SIDES, Clip, Instruction, Source
 from ops.video import VideoInfo, probe
 
 SUFFIXES = (".mp4", ".mov", ".avi", ".mkv")
 FOLDER_FILE = "_folder.json"
 FOCAL_KEYS = ("fx", "fy", "cx", "cy")
-KEYS = (*FOCAL_KEYS, "image_size", "fov_x_deg", "intrinsics", "distortion", "T_cam_world", "text", "instructions", "objects", "split", "licence")  # fmt: skip
+KEYS = (*FOCAL_KEYS, "image_size", "fov_x_deg", "intrinsics", "distortion", "T_cam_world", "text", "instructions", "objects", "split", "licence", "noncommercial", "redistributable")  # fmt: skip
+SOURCE = Source(
+    kind="folder",
+    title="Any folder of videos",
+    licence="not stated",
+    noncommercial=False,
+    redistributable=False,
+    gated=False,
+    needs_mano=False,
+    url="",
+    how_to_get="Your own .mp4, .mov, .avi or .mkv files, with side files that describe them.",
+    notes=("A video without intrinsics needs a stated field of view; its metric scale is as good as that.",),
+)
 
 
-def list_videos(root: Path) -> list[Path]:
+def list_videos(root: Path, view: str | None = None) -> list[Path]:
     """Videos below a folder, sorted; hidden files and folders are left out."""
     paths = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
@@ -64,8 +79,10 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
         camera=camera,
         intrinsics=intrinsics,
         split=_choice(side, "split", ("train", "test"), ""),
-        licence=_text(side, "licence", "not stated"),
-        distortion=_distortion(side),
+        licence=_text(side, "licence", SOURCE.licence),
+        noncommercial=_flag(side, "noncommercial", SOURCE.noncommercial),
+        redistributable=_flag(side, "redistributable", SOURCE.redistributable),
+        lens=_lens(side, camera),
         T_cam_world=_T_cam_world(side, info.num_frames),
         instructions=_instructions(side, duration_s),
         object_names=tuple(_texts(side, "objects")),
@@ -155,14 +172,14 @@ def _fov(value: object) -> float:
     return fov_x_deg
 
 
-def _distortion(side: dict) -> tuple[float, ...]:
+def _lens(side: dict, camera: PinholeCamera) -> RadialTangential | None:
     values = _numbers(side.get("distortion", []), "distortion")
     if values.ndim != 1 or len(values) not in (0, 4, 5, 8):
         raise ClipError(
             Reason.BAD_SIDE_FILE,
             f"distortion takes 4, 5 or 8 numbers (k1, k2, p1, p2[, k3[, k4, k5, k6]]), got shape {values.shape}",
         )
-    return tuple(values.tolist()) if values.any() else ()
+    return RadialTangential(camera, tuple(values.tolist())) if values.any() else None
 
 
 def _T_cam_world(side: dict, num_frames: int) -> np.ndarray | None:  # noqa: N802 - the name of the transform
@@ -234,6 +251,13 @@ def _text(side: dict, key: str, default: str) -> str:
     if not isinstance(value, str) or (key in side and not value.strip()):
         raise ClipError(Reason.BAD_SIDE_FILE, f"{key} must be a text, got {value!r}")
     return value.strip()
+
+
+def _flag(side: dict, key: str, default: bool) -> bool:
+    value = side.get(key, default)
+    if not isinstance(value, bool):
+        raise ClipError(Reason.BAD_SIDE_FILE, f"{key} must be true or false, got {value!r}")
+    return value
 
 
 def _texts(side: dict, key: str) -> list[str]:

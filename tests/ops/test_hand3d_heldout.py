@@ -30,7 +30,8 @@ def clips_table(sha_of):
     common = {
         "source": "made", "kind": "folder", "video": "x.mp4", "side_sha256": None, "num_bytes": 1, "fps": 10.0, "num_frames": 110,
         "width": 4, "height": 4, "fx": 1.0, "fy": 1.0, "cx": 2.0, "cy": 2.0, "intrinsics": "given", "has_labels": True,
-        "has_depth": False, "licence": "CC0",
+        "has_depth": False, "licence": "CC0", "root": ".", "view": None, "hand_model": None, "video_width": 4,
+        "video_height": 4, "subject": "", "noncommercial": False, "redistributable": True,
     }  # fmt: skip
     return tables.frame(
         "clips",

@@ -184,7 +184,7 @@ def test_clips_say_everything(clips):
 def test_labels_are_the_hand_models(clips, hand_models):
     """theta, r, tau, beta of a clip give the joints stored beside them; tau is the wrist."""
     for clip in clips:
-        with np.load(clip.depth_file) as stored:
+        with np.load(clip.video.with_suffix(".npz")) as stored:
             for side, track in clip.hands.items():
                 joints = hand_models[side].joints(track.theta, track.r, track.tau, track.beta)
                 np.testing.assert_allclose(joints, stored[f"joints_cam_{side}"], atol=1e-7)

@@ -155,12 +155,6 @@ def test_points_of_the_squashed_frame_are_where_the_balls_are(scenes):
             assert frames[0].places[thing] == pytest.approx((u, v), abs=1e-6)
 
 
-def test_depth_equals_the_clips_own(scenes):
-    maps = base_data.depth_maps(scenes[0].clip)
-    for frame in (0, 4):
-        np.testing.assert_array_equal(maps[frame], scenes[0].clip.depth_m(frame))
-
-
 def test_drawn_answers_have_the_grammar_and_nothing_of_the_row(scenes):
     rows = visual_rows(scenes)
     many = pl.concat([rows.with_columns(row_id=pl.col("row_id") + f"-{copy}") for copy in range(-(-400 // len(rows)))])

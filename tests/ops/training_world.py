@@ -15,6 +15,7 @@ from ops import tables
 from ops.geometry.camera import PinholeCamera
 from ops.hand3d import directions, language, motion_tokens
 from ops.sources.base import Clip, HandTrack, ObjectTrack
+from ops.sources.depth import NpzDepth
 from ops.video import write_video
 
 FPS, NUM_FRAMES = 5.0, 10
@@ -70,7 +71,7 @@ def _clip(name: str, split: str, centres: dict[str, np.ndarray], video: Path, de
     return Clip(
         clip_id=f"synthetic/{name}", source="synthetic", kind="synthetic", video=video, fps=FPS, num_frames=NUM_FRAMES,
         times_s=np.arange(NUM_FRAMES) / FPS, camera=CAMERA, intrinsics="given", split=split, licence="CC0", hands=hands,
-        objects=objects, depth_file=depth_file, T_cam_world=np.tile(np.eye(4), (NUM_FRAMES, 1, 1)),
+        objects=objects, depth=NpzDepth(depth_file), T_cam_world=np.tile(np.eye(4), (NUM_FRAMES, 1, 1)),
     )  # fmt: skip
 
 
@@ -100,6 +101,8 @@ def clips_table(scenes: list[Scene]) -> pl.DataFrame:
 def _clip_row(clip: Clip) -> dict[str, object]:
     return {
         "clip_id": clip.clip_id, "source": clip.source, "kind": clip.kind, "video": str(clip.video),
+        "root": str(clip.video.parent), "view": None, "hand_model": None, "video_width": CAMERA.width,
+        "video_height": CAMERA.height, "subject": "", "noncommercial": False, "redistributable": True,
         "sha256": hashlib.sha256(clip.video.read_bytes()).hexdigest(), "side_sha256": None,
         "num_bytes": clip.video.stat().st_size, "fps": FPS, "num_frames": NUM_FRAMES, "width": CAMERA.width,
         "height": CAMERA.height, "fx": CAMERA.fx, "fy": CAMERA.fy, "cx": CAMERA.cx, "cy": CAMERA.cy, "intrinsics": "given",
