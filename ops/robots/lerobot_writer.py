@@ -1,6 +1,7 @@
 """Write a LeRobot v3.0 dataset: many episodes a file, image bytes in the parquet rows or mp4 beside them.
 
-Written one episode at a time, so memory holds one episode. The layout is the one lerobot 0.4 writes; readers there and
+Robot demonstrations and hand trajectories alike: a Layout says which numbers a step has. Written one episode at a
+time, so memory holds one episode and the numbers of all. The layout is the one lerobot 0.4 writes; readers there and
 ops.robots.lerobot read it. PNG (`storage="image"`) keeps pixels exactly; mp4 ("video", H.264) is small.
 """
 
@@ -8,8 +9,9 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +35,35 @@ _SCALARS = {
 }
 
 
+class Steps(Protocol):
+    """What `write` takes: one episode of T steps. images: view -> distinct images; image_index (T,): which of them
+    each step holds. task: the instruction. split: "train", "test"."""
+
+    @property
+    def images(self) -> dict[str, UInt8[np.ndarray, "m h w 3"]]: ...
+    @property
+    def image_index(self) -> np.ndarray: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+    def numbers(self) -> dict[str, np.ndarray]:
+        """Feature -> (T,) or (T, n), float32 or int64, the same features in every episode."""
+        ...
+
+
+@dataclass(frozen=True)
+class Layout:
+    """names: feature -> names of its components, None where it has none. view_keys: view -> feature."""
+
+    names: dict[str, list[str] | None]
+    view_keys: dict[str, str]
+    robot_type: str
+
+
+ROBOT = Layout({STATE_KEY: STATE_NAMES, ACTION_KEY: ACTION_NAMES, AGE_KEY: None}, VIEW_KEYS, "panda")
+
+
 @dataclass(frozen=True)
 class Episode:
     """One demonstration of T control steps.
@@ -47,9 +78,14 @@ class Episode:
     state: Float[np.ndarray, "t 8"]
     action: Float[np.ndarray, "t 7"]
     task: str
+    split: str = "train"
 
     def __len__(self) -> int:
         return len(self.state)
+
+    def numbers(self) -> dict[str, np.ndarray]:
+        values = {STATE_KEY: self.state, ACTION_KEY: self.action, AGE_KEY: self.image_age_s}
+        return {key: column.astype(np.float32) for key, column in values.items()}
 
 
 @dataclass
@@ -57,18 +93,17 @@ class _Totals:
     """What is known only at the end: rows for meta files and values for statistics."""
 
     episodes: list[dict] = field(default_factory=list)
-    tasks: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    tasks: dict[str, int] = field(default_factory=dict)
     frames: int = 0
     numbers: dict[str, list[np.ndarray]] = field(default_factory=dict)
     histograms: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def write(
-    folder: Path, episodes: Iterable[Episode], fps: float, storage: str = "image", robot_type: str = "panda"
-) -> int:
-    """Write all episodes into an empty folder; returns their number.
+def write(folder: Path, episodes: Iterable[Steps], fps: float, storage: str = "image", layout: Layout = ROBOT) -> int:
+    """Write all episodes into an empty folder; returns their number. Episodes of one split must follow each other.
 
-    Raises ValueError for no episodes, an unknown storage, or an episode whose arrays disagree.
+    Raises ValueError for no episodes, an unknown storage, splits that alternate, or an episode whose arrays disagree.
     """
     if storage not in ("image", "video"):
         raise ValueError(f"storage is 'image' or 'video', got {storage!r}")
@@ -77,79 +112,85 @@ def write(
     if first is None:
         raise ValueError("a dataset needs at least one episode, got none")
     totals = _Totals()
-    features = _features(first, fps, storage)
+    features = _features(first, fps, storage, layout)
     files = _DataFiles(folder, features)
-    videos = {view: _VideoFiles(folder, VIEW_KEYS[view], fps) for view in first.images} if storage == "video" else {}
+    keys = {view: layout.view_keys[view] for view in first.images}
+    videos = {view: _VideoFiles(folder, key, fps) for view, key in keys.items()} if storage == "video" else {}
     for episode in chain([first], iterator):
         _check(episode, first)
-        _add(episode, totals, files, videos, features, fps)
+        _add(episode, totals, files, videos, features, keys, fps)
     files.close()
     for video in videos.values():
         video.close()
-    _write_meta(folder, totals, features, fps, robot_type, storage)
+    _write_meta(folder, totals, features, fps, layout.robot_type, storage if keys else "none")
     return len(totals.episodes)
 
 
-def _check(episode: Episode, first: Episode) -> None:
-    lengths = {len(episode.state), len(episode.action), len(episode.image_index), len(episode.image_age_s)}
+def _check(episode: Steps, first: Steps) -> None:
+    numbers, expected = episode.numbers(), first.numbers()
+    lengths = {len(values) for values in numbers.values()} | ({len(episode.image_index)} if first.images else set())
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(
-            f"an episode's state, action and image columns must have one length above 0, got {sorted(lengths)}"
+            f"an episode's numbers and image index (state, action, ...) must have one length above 0, got {sorted(lengths)}"
         )
+    if {k: v.shape[1:] for k, v in numbers.items()} != {k: v.shape[1:] for k, v in expected.items()}:
+        raise ValueError("every episode must have the features of the first, in the same shapes")
     if {v: i.shape[1:] for v, i in episode.images.items()} != {v: i.shape[1:] for v, i in first.images.items()}:
         raise ValueError("every episode must have the views and image size of the first")
 
 
-def _features(first: Episode, fps: float, storage: str) -> dict[str, dict]:
+def _features(first: Steps, fps: float, storage: str, layout: Layout) -> dict[str, dict]:
     features = {}
     for view, images in first.images.items():
         height, width = images.shape[1:3]
-        features[VIEW_KEYS[view]] = {
-            "dtype": storage,
-            "shape": [height, width, 3],
-            "names": ["height", "width", "channels"],
-        }
+        key = layout.view_keys[view]
+        features[key] = {"dtype": storage, "shape": [height, width, 3], "names": ["height", "width", "channels"]}
         if storage == "video":
-            features[VIEW_KEYS[view]]["info"] = {
+            features[key]["info"] = {
                 "video.height": height, "video.width": width, "video.codec": "h264", "video.pix_fmt": "yuv420p",
                 "video.is_depth_map": False, "video.fps": fps, "video.channels": 3, "has_audio": False,
             }  # fmt: skip
-    features[STATE_KEY] = {"dtype": "float32", "shape": [8], "names": STATE_NAMES}
-    features[ACTION_KEY] = {"dtype": "float32", "shape": [7], "names": ACTION_NAMES}
-    features[AGE_KEY] = {"dtype": "float32", "shape": [1], "names": None}
+    for key, values in first.numbers().items():
+        shape = list(values.shape[1:]) or [1]
+        features[key] = {"dtype": str(values.dtype), "shape": shape, "names": layout.names[key]}
     return features | {
         key: {"dtype": str(kind).replace("float", "float32"), "shape": [1], "names": None}
         for key, kind in _SCALARS.items()
     }
 
 
-def _add(episode: Episode, totals: _Totals, files: "_DataFiles", videos: dict, features: dict, fps: float) -> None:
-    number, length = len(totals.episodes), len(episode)
-    if episode.task not in totals.tasks:
-        totals.tasks.append(episode.task)
-    numbers = {
-        STATE_KEY: episode.state.astype(np.float32),
-        ACTION_KEY: episode.action.astype(np.float32),
-        AGE_KEY: episode.image_age_s.astype(np.float32),
+def _add(
+    episode: Steps,
+    totals: _Totals,
+    files: "_DataFiles",
+    videos: dict,
+    features: dict,
+    keys: dict[str, str],
+    fps: float,
+) -> None:
+    numbers = episode.numbers()
+    number, length = len(totals.episodes), len(next(iter(numbers.values())))
+    numbers |= {
         "timestamp": (np.arange(length) / fps).astype(np.float32),
         "frame_index": np.arange(length),
         "episode_index": np.full(length, number),
         "index": totals.frames + np.arange(length),
-        "task_index": np.full(length, totals.tasks.index(episode.task)),
+        "task_index": np.full(length, totals.tasks.setdefault(episode.task, len(totals.tasks))),
     }
     row = {"episode_index": number, "tasks": [episode.task], "length": length}
-    row |= files.add(numbers, {} if videos else _encoded(episode))
+    row |= files.add(numbers, {} if videos else _encoded(episode, keys))
     row |= {"dataset_from_index": totals.frames, "dataset_to_index": totals.frames + length}
     for view, video in videos.items():
         row |= video.add(episode.images[view][episode.image_index])
     row |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
-    histograms = {VIEW_KEYS[v]: _histogram(i[episode.image_index]) for v, i in episode.images.items()}
+    histograms = {keys[v]: _histogram(i[episode.image_index]) for v, i in episode.images.items()}
     row |= {
         f"stats/{key}/{stat}": value
         for key, stats in _stats(numbers, histograms).items()
         for stat, value in stats.items()
     }
     totals.episodes.append(row)
+    totals.splits.append(episode.split)
     totals.frames += length
     for key, values in numbers.items():
         totals.numbers.setdefault(key, []).append(values)
@@ -157,12 +198,12 @@ def _add(episode: Episode, totals: _Totals, files: "_DataFiles", videos: dict, f
         totals.histograms[key] = totals.histograms.get(key, 0) + counts
 
 
-def _encoded(episode: Episode) -> dict[str, list[dict]]:
+def _encoded(episode: Steps, keys: dict[str, str]) -> dict[str, list[dict]]:
     """PNG bytes of every row; rows that hold the same image share them."""
     columns = {}
     for view, images in episode.images.items():
         pngs = [_png(image) for image in images]
-        columns[VIEW_KEYS[view]] = [{"bytes": pngs[i], "path": None} for i in episode.image_index]
+        columns[keys[view]] = [{"bytes": pngs[i], "path": None} for i in episode.image_index]
     return columns
 
 
@@ -180,12 +221,8 @@ class _DataFiles:
     def __init__(self, folder: Path, features: dict[str, dict]):
         self._folder, self._number, self._writer, self._path = folder, 0, None, None
         image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        kinds = {
-            STATE_KEY: pa.list_(pa.float32(), 8),
-            ACTION_KEY: pa.list_(pa.float32(), 7),
-            AGE_KEY: pa.float32(),
-        } | _SCALARS
-        kinds |= {key: image for key, spec in features.items() if spec["dtype"] == "image"}
+        kinds = {key: image if spec["dtype"] == "image" else _number_type(spec) for key, spec in features.items()}
+        kinds |= _SCALARS
         self._schema = pa.schema([(key, kinds[key]) for key, spec in features.items() if spec["dtype"] != "video"])
 
     def add(self, numbers: dict[str, np.ndarray], images: dict[str, list[dict]]) -> dict[str, int]:
@@ -204,6 +241,12 @@ class _DataFiles:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _number_type(spec: dict) -> pa.DataType:
+    """float32 and int64 features; a single number is a plain column, as lerobot writes it."""
+    kind = pa.int64() if spec["dtype"] == "int64" else pa.float32()
+    return kind if spec["shape"] == [1] else pa.list_(kind, spec["shape"][0])
 
 
 def _arrow(values: np.ndarray) -> pa.Array:
@@ -290,19 +333,30 @@ def _write_meta(folder: Path, totals: _Totals, features: dict, fps: float, robot
     meta = folder / "meta"
     (meta / "episodes" / "chunk-000").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(totals.episodes), meta / "episodes" / "chunk-000" / "file-000.parquet")
-    _write_tasks(meta / "tasks.parquet", totals.tasks)
+    _write_tasks(meta / "tasks.parquet", list(totals.tasks))
     numbers = {key: np.concatenate(parts) for key, parts in totals.numbers.items()}
     _write_json(meta / "stats.json", _stats(numbers, totals.histograms))
     info = {
         "codebase_version": VERSION, "robot_type": robot_type, "total_episodes": len(totals.episodes),
         "total_frames": totals.frames, "total_tasks": len(totals.tasks), "chunks_size": CHUNK_SIZE,
         "data_files_size_in_mb": DATA_FILE_MB, "video_files_size_in_mb": VIDEO_FILE_MB, "fps": int(fps) if float(fps).is_integer() else fps,
-        "splits": {"train": f"0:{len(totals.episodes)}"},
+        "splits": _splits(totals.splits),
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
         "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4" if storage == "video" else None,
         "features": features,
     }  # fmt: skip
     _write_json(meta / "info.json", info)
+
+
+def _splits(of_episodes: list[str]) -> dict[str, str]:
+    """Split -> "from:to" over episodes. Raises ValueError where one split's episodes do not follow each other."""
+    ranges, start = {}, 0
+    for split, group in groupby(of_episodes):
+        if split in ranges:
+            raise ValueError(f"episodes of split {split!r} do not follow each other: give all of one split first")
+        stop = start + len(list(group))
+        ranges[split], start = f"{start}:{stop}", stop
+    return ranges
 
 
 def _write_tasks(path: Path, tasks: list[str]) -> None:
