@@ -87,7 +87,7 @@ def read_clips(raw_videos: Path, root: Path, split: str | None = None) -> Iterat
     path = raw_videos / "clips.parquet" if (raw_videos / "clips.parquet").is_file() else raw_videos
     for row in tables.read("clips", path).iter_rows(named=True):
         if split is None or row["split"] == split:
-            yield _clip(row, root)
+            yield read_clip(row, root)
 
 
 def content_version(root: Path, shard: ShardConfig) -> str:
@@ -195,7 +195,8 @@ def _row(video: Path, sides: list[Path], shard: ShardConfig, config: RawVideosCo
     }
 
 
-def _clip(row: dict, root: Path) -> Clip:
+def read_clip(row: dict, root: Path) -> Clip:
+    """The clip of one row of the clips table. root: the workspace. Raises ClipError if its files have changed since."""
     video = (root / row["video"]).absolute()
     if not video.exists() or _num_bytes(video) != row["num_bytes"]:
         raise ClipError(
@@ -261,7 +262,7 @@ def _contact_sheet(rows: list[dict], context: StageContext, report: Report) -> N
     draw = ImageDraw.Draw(sheet)
     for place, pick in enumerate(picks):
         row = rows[pick]
-        frame = next(iter(_clip(row, context.root).frames([row["num_frames"] // 2])))
+        frame = next(iter(read_clip(row, context.root).frames([row["num_frames"] // 2])))
         picture = Image.fromarray(frame.rgb)
         picture.thumbnail(THUMBNAIL)
         left, top = place % columns * width, place // columns * (height + 14)
