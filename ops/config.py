@@ -131,6 +131,35 @@ class Hand3DTestConfig:
 
 
 @dataclass(frozen=True)
+class Hand3DDatasetConfig:
+    """The release: Parquet is always written, the rest as asked for."""
+
+    conversations: bool = True
+    """JSON lines for InternVL's trainer and JSON for LLaVA's, with the frames they name as tar files."""
+    webdataset: bool = True
+    """Tar shards of rows with their frames."""
+    lerobot: bool = True
+    """Hand trajectories as LeRobot v3, a data set a shard."""
+    internal_use: bool = False
+    """Write frames even of clips whose licence forbids passing them on: the release then must not leave your house."""
+    frame_long_edge: int = 448
+    """Of written frames, pixels; smaller videos keep their size."""
+    jpeg_quality: int = 90
+    samples_per_tar: int = 5000
+    trajectory_fps: float = 10.0
+    """Steps a second of the LeRobot data sets."""
+    trajectory_image_edge: int = 224
+    """Edge of their square images, pixels; 0 for none."""
+    near_duplicate_mm: float = 10.0
+    """Rows about the same things in the same frames whose numbers agree to this are near duplicates. ASSUMED."""
+    num_verified: int = 1000
+    """Rows that the report recomputes from the labels."""
+    gallery_rows: int = 4
+    """Rows of each task that the report draws on their frames."""
+    seed: int = 42
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     preset: str = "tiny"
     """Architecture in ops/models/presets.py: "tiny" or "paper"."""
@@ -207,6 +236,7 @@ class Config:
     hand3d_visual: Hand3DVisualConfig = field(default_factory=Hand3DVisualConfig)
     hand3d_action: Hand3DActionConfig = field(default_factory=Hand3DActionConfig)
     hand3d_test: Hand3DTestConfig = field(default_factory=Hand3DTestConfig)
+    hand3d_dataset: Hand3DDatasetConfig = field(default_factory=Hand3DDatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     robot_demonstrations: RobotDemonstrationsConfig = field(default_factory=RobotDemonstrationsConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
