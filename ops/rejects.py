@@ -34,6 +34,7 @@ class Reason(StrEnum):
     NO_OBJECT = "no_object"
     BOX_WITHOUT_DEPTH = "box_without_depth"
     NOT_CALIBRATED = "not_calibrated"
+    BEHIND_CAMERA = "behind_camera"
     # rows
     NO_INSTRUCTION = "no_instruction"
     TARGET_REACHED = "target_reached"

@@ -20,6 +20,8 @@ def vec(size: int, dtype: type[pl.DataType] = F32) -> pl.Array:
 
 
 SIDES = ["left", "right"]
+BOTH = "both"
+LEVELS = ["chunk", "second"]
 SPLITS = ["train", "test"]
 VISUAL_TASKS = ["spatial_relation", "task_completion", "hand_movement", "camera_movement"]
 ACTION_TASKS = ["instructional_motion_generation", "contextual_motion_prediction", "motion_translation"]
@@ -148,15 +150,25 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
             "frames": _col(pl.List(I32)),  # 1-4 frame indices, oldest first
             "side": _col(STR, null=True),
             "object": _col(STR, null=True),
+            "instruction": _col(STR, null=True),  # task completion only
             "question": _col(STR),
             "answer": _col(STR),
+            "wording": _col(STR),  # "grammar", or the model that worded question and answer
+            "start": _col(
+                vec(3), null=True
+            ),  # m, where the vector begins, camera frame of the LAST frame; null for a camera
             "vector": _col(vec(3)),  # m, camera frame of the LAST frame
             "distance_m": _col(F32, _not_negative),
             "direction": _col(vec(3, pl.Int8)),  # -1, 0, 1 an axis: +x right, +y down, +z forward
             "rotation": _col(vec(3), null=True),  # axis-angle, camera movement only
             "contact": _col(BOOL, null=True),  # null where the source does not say
             "scale": _col(F64),
+            "spread": _col(F32, null=True),  # of the scale, as in calibrations; null where no point map was needed
+            "num_omega": _col(I32, null=True),
+            "intrinsics": _col(STR, _one_of(["given", "assumed"])),
             "licence": _col(STR),
+            "noncommercial": _col(BOOL),
+            "redistributable": _col(BOOL),
         },
         strict=True,
     ),
@@ -169,7 +181,9 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
             "task": _col(STR, _one_of(ACTION_TASKS)),
             "chunk": _col(I32, _not_negative),
             "frame": _col(I32, _not_negative),  # conditioning image; waypoints are in ITS camera frame
-            "side": _col(STR, _one_of(SIDES)),
+            "level": _col(STR, _one_of(LEVELS)),
+            "start_s": _col(F64, _not_negative),  # of the clip; the last waypoint is (n - 1) / waypoint_hz later
+            "side": _col(STR, _one_of([*SIDES, BOTH])),  # both: waypoints alternate, left first
             "instruction": _col(STR),
             "prompt": _col(STR),  # without motion tokens
             "context_tokens": _col(pl.List(U16)),  # motion already seen (prediction, translation); else empty
@@ -177,9 +191,12 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
             "target_text": _col(STR, null=True),  # text to produce (translation); else null
             "waypoints": _col(pl.List(F32)),  # flat n x 3, m: context + target
             "waypoint_hz": _col(F32, _positive),
-            "displacement_m": _col(F32, _not_negative),
+            "displacement_m": _col(F32, _not_negative),  # path length, of the hand that moves more
             "num_clipped": _col(I32, _not_negative),
+            "intrinsics": _col(STR, _one_of(["given", "assumed"])),
             "licence": _col(STR),
+            "noncommercial": _col(BOOL),
+            "redistributable": _col(BOOL),
         },
         strict=True,
     ),

@@ -178,7 +178,7 @@ def to_rows(
 
 def _facts(motions: list[Motion], clips: dict[str, Clip]) -> pl.DataFrame:
     schema = {
-        "row_id": pl.String, "clip_id": pl.String, "source": pl.String, "split": pl.String, "licence": pl.String,
+        "row_id": pl.String, "clip_id": pl.String, "source": pl.String, "split": pl.String, "licence": pl.String, "noncommercial": pl.Boolean, "redistributable": pl.Boolean, "intrinsics": pl.String, "level": pl.String, "start_s": pl.Float64,
         "task": pl.String, "chunk": pl.Int32, "frame": pl.Int32, "side": pl.String, "instruction": pl.String,
         "waypoint_hz": pl.Float32, "displacement_m": pl.Float32, "_num": pl.Int64, "_context": pl.Int64,
     }  # fmt: skip
@@ -187,7 +187,7 @@ def _facts(motions: list[Motion], clips: dict[str, Clip]) -> pl.DataFrame:
         window, clip = motion.window, clips[motion.window.clip_id]
         row_id = f"{clip.clip_id}:{motion.task}:{window.chunk}:{window.level}:{window.index}:{window.side}"
         rows.append((
-            row_id, clip.clip_id, clip.source, clip.split, clip.licence, motion.task, window.chunk, motion.frame, window.side,
+            row_id, clip.clip_id, clip.source, clip.split, clip.licence, clip.noncommercial, clip.redistributable, clip.intrinsics, window.level, window.start_s, motion.task, window.chunk, motion.frame, window.side,
             window.text, window.hz, motion.displacement_m, window.num, motion.num_context,
         ))  # fmt: skip
     return pl.DataFrame(rows, schema=schema, orient="row")

@@ -14,7 +14,7 @@ from ops.hand3d.facts import Facts
 from ops.hand3d.relations import finish, rejects, row_id
 from ops.hand3d.stable import stable_hash
 from ops.rejects import Reason
-from ops.tables import BOOL, F32, STR, vec
+from ops.tables import F32, vec
 
 MAX_GAP = 3  # ASSUMED: the two frames are one to three samples (seconds, at 1 fps) apart
 # ASSUMED: below both, the camera has not moved: it would print as 0 degrees and 0.00 m.
@@ -45,7 +45,7 @@ def hand_movement(facts: Facts, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     T_last_first = relative_poses(known)
     start = transforms.apply(T_last_first, known["first_wrist"].to_numpy().astype(np.float64).reshape(-1, 3))
     vector = known["wrist"].to_numpy().astype(np.float64).reshape(-1, 3) - start
-    rows = _two_frames(known, vector).with_columns(contact=pl.lit(None, dtype=BOOL), object=pl.lit(None, dtype=STR))
+    rows = _two_frames(known, vector).with_columns(start=pl.Series(start.astype(np.float32), dtype=vec(3, F32)))
     return finish(rows, facts, "hand_movement", seed), pl.concat(rejected)
 
 
@@ -68,9 +68,7 @@ def camera_movement(facts: Facts, seed: int) -> tuple[pl.DataFrame, pl.DataFrame
             pl.format("the camera stays still since frame {}", "first_frame"),
         ),
     ]
-    return finish(
-        rows.filter(~still).drop("history", "source", "split", "licence"), facts, "camera_movement", seed
-    ), pl.concat(rejected)
+    return finish(rows.filter(~still), facts, "camera_movement", seed), pl.concat(rejected)
 
 
 def body_motion(

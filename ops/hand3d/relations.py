@@ -1,21 +1,23 @@
 """Candidates of the tasks about one moment: where an object or the other hand is (paper 3.2.1, categories 1 and 2).
 
 Displacements are in the camera frame of the last frame shown, metres: object minus palm centre, other palm minus palm.
-A candidate has everything of a visual row but its distance, direction and words.
+A candidate has everything of a visual row but its distance, direction and words. What lies behind the camera is left
+out (ops.hand3d.facts): no image shows it. Touching things keep their distance: it is between palm and object centres.
 """
 
 import numpy as np
 import polars as pl
 
-from ops.hand3d.facts import MAX_FRAMES, Facts
+from ops.hand3d.facts import CLIP_COLUMNS, MAX_FRAMES, Facts
 from ops.hand3d.stable import choose
 from ops.rejects import Reason
 from ops.tables import BOOL, F32, F64, I32, STR, vec
 
-_CLIP = ("source", "split", "licence")
 CANDIDATE = {
-    "row_id": STR, "clip_id": STR, "source": STR, "split": STR, "licence": STR, "task": STR, "frames": pl.List(I32),
-    "side": STR, "object": STR, "instruction": STR, "vector": vec(3), "rotation": vec(3), "contact": BOOL, "scale": F64,
+    "row_id": STR, "clip_id": STR, "source": STR, "split": STR, "task": STR, "frames": pl.List(I32), "side": STR,
+    "object": STR, "instruction": STR, "start": vec(3), "vector": vec(3), "rotation": vec(3), "contact": BOOL,
+    "scale": F64, "spread": F32, "num_omega": I32, "intrinsics": STR, "licence": STR, "noncommercial": BOOL,
+    "redistributable": BOOL,
 }  # fmt: skip
 
 
@@ -26,6 +28,7 @@ def hand_object(facts: Facts, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     pairs = pairs.join(facts.contacts, on=["clip_id", "frame", "side"], how="left", maintain_order="left")
     pairs = pairs.with_columns(
         contact=pl.col("touched") == pl.col("object"),  # null where the source does not say
+        start=pl.col("palm"),
         vector=difference(pairs["position"], pairs["palm"]),
         row_id=row_id("spatial_relation", "side", "object"),
     )
@@ -43,6 +46,7 @@ def hand_hand(facts: Facts, seed: int) -> pl.DataFrame:
     pairs = pairs.with_columns(
         side=pl.Series(np.where(from_left, "left", "right"), dtype=STR),
         object=pl.Series(np.where(from_left, "right hand", "left hand"), dtype=STR),
+        start=pl.when(pl.Series(from_left)).then("palm").otherwise("palm_right"),
         vector=pl.Series(signed, dtype=vec(3, F32)),
         scale=pl.lit(1.0),  # both hands are metric already
     ).with_columns(row_id=row_id("spatial_relation", "side", "object"))
@@ -59,6 +63,7 @@ def task_completion(facts: Facts, seed: int) -> tuple[pl.DataFrame, pl.DataFrame
     open_tasks = asked.filter(pl.col("object").is_not_null(), ~pl.col("reached"))
     rows = open_tasks.join(objects, on=["clip_id", "frame", "object"], maintain_order="left")
     rows = rows.with_columns(
+        start=pl.col("palm"),
         vector=difference(rows["position"], rows["palm"]),
         contact=pl.lit(None, dtype=BOOL),
         row_id=row_id("task_completion", "side", "index"),
@@ -115,9 +120,11 @@ def _keys(table: pl.DataFrame) -> pl.Series:
 
 def finish(rows: pl.DataFrame, facts: Facts, task: str, seed: int) -> pl.DataFrame:
     """Add what the clip says, and 1 to 4 consecutive sampled frames ending at `frame` where `frames` is not yet given."""
-    clip = facts.samples.select("clip_id", "frame", "history", *_CLIP)
-    rows = rows.join(clip, on=["clip_id", "frame"], maintain_order="left").with_columns(task=pl.lit(task))
+    rows = rows.join(facts.clips.select("clip_id", *CLIP_COLUMNS), on="clip_id", maintain_order="left")
+    rows = rows.with_columns(task=pl.lit(task))
     if "frames" not in rows.columns:
+        history = facts.samples.select("clip_id", "frame", "history")
+        rows = rows.join(history, on=["clip_id", "frame"], maintain_order="left")
         num = pl.Series(1 + choose(rows["row_id"], MAX_FRAMES, seed, "number of frames"))
         rows = rows.with_columns(frames=pl.col("history").list.tail(num))
     absent = [pl.lit(None, dtype=kind).alias(name) for name, kind in CANDIDATE.items() if name not in rows.columns]

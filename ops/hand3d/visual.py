@@ -18,6 +18,7 @@ from ops.sources.manifest import read_clips
 from ops.store import Report, write_rejects
 from ops.tables import F32, vec
 
+GRAMMAR = "grammar"  # a row's wording by templates
 COLUMNS = list(tables.SCHEMAS["visual_rows"].columns)
 
 
@@ -61,7 +62,7 @@ def propose(known: Facts, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     hands, no_hand = movements.hand_movement(known, seed)
     cameras, no_camera = movements.camera_movement(known, seed)
     candidates = pl.concat([objects, relations.hand_hand(known, seed), tasks, hands, cameras]).sort("row_id")
-    return candidates, pl.concat([known.unreadable, no_object, no_task, no_hand, no_camera])
+    return candidates, pl.concat([known.left_out, no_object, no_task, no_hand, no_camera])
 
 
 def label(candidates: pl.DataFrame, gamma: float, seed: int) -> pl.DataFrame:
@@ -71,7 +72,7 @@ def label(candidates: pl.DataFrame, gamma: float, seed: int) -> pl.DataFrame:
         distance_m=pl.Series(distance_m, dtype=F32), direction=pl.Series(direction, dtype=vec(3, pl.Int8))
     )
     question, answer = language.visual_texts(measured, seed, gamma)
-    return measured.with_columns(question=question, answer=answer).select(COLUMNS)
+    return measured.with_columns(question=question, answer=answer, wording=pl.lit(GRAMMAR)).select(COLUMNS)
 
 
 def as_rejects(rejected: pl.DataFrame) -> list[Reject]:

@@ -21,6 +21,7 @@ def action_row(
         "side": "right", "instruction": "wave", "prompt": "wave?", "context_tokens": tokens[: 3 * num_context],
         "target_tokens": tokens[3 * num_context :], "target_text": None, "waypoints": points.reshape(-1).tolist(),
         "waypoint_hz": 15.0, "displacement_m": 0.2, "num_clipped": 0, "licence": "CC0",
+        "level": "second", "start_s": 0.0, "intrinsics": "given", "noncommercial": False, "redistributable": True,
     }  # fmt: skip
 
 

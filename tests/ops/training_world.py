@@ -140,6 +140,10 @@ def visual_rows(scenes: list[Scene], seed: int = 0) -> pl.DataFrame:
     )
     question, answer = language.visual_texts(table, seed, 0.3)
     table = table.with_columns(question=question, answer=answer, frames=pl.col("frames").cast(pl.List(pl.Int32)))
+    table = table.with_columns(
+        wording=pl.lit("grammar"), start=pl.lit(None, dtype=tables.vec(3)), spread=pl.lit(None, dtype=pl.Float32),
+        num_omega=pl.lit(None, dtype=pl.Int32), intrinsics=pl.lit("given"), noncommercial=False, redistributable=True,
+    )  # fmt: skip
     return tables.validate("visual_rows", table.select(list(tables.SCHEMAS["visual_rows"].columns)))
 
 
@@ -157,6 +161,7 @@ def action_rows(scenes: list[Scene]) -> pl.DataFrame:
                     "prompt": f"How does the {side} hand move?", "context_tokens": tokens[: 3 * num_context],
                     "target_tokens": tokens[3 * num_context :], "target_text": None if num_context < NUM_FRAMES else "move",
                     "waypoints": points.reshape(-1).tolist(), "waypoint_hz": FPS, "displacement_m": 0.1, "num_clipped": 0,
-                    "licence": "CC0",
+                    "licence": "CC0", "level": "chunk", "start_s": 0.0, "intrinsics": "given", "noncommercial": False,
+                    "redistributable": True,
                 })  # fmt: skip
     return tables.frame("action_rows", rows)
