@@ -16,6 +16,12 @@ class Reason(StrEnum):
     MISSING_SIDE_FILE = "missing_side_file"
     BAD_SIDE_FILE = "bad_side_file"
     NAN_LABEL = "nan_label"
+    BAD_LABEL = "bad_label"
+    MISSING_LABELS = "missing_labels"
+    MISSING_HAND_MODEL = "missing_hand_model"
+    FRAME_COUNT_MISMATCH = "frame_count_mismatch"
+    KNOWN_BAD_CLIP = "known_bad_clip"
+    UNSUPPORTED_CAMERA = "unsupported_camera"
     # hands
     NO_HAND_DETECTED = "no_hand_detected"
     HAND_OUTSIDE_VIEW = "hand_outside_view"
