@@ -91,12 +91,16 @@ def _hand(side: str, T_cam_world: np.ndarray, rng: np.random.Generator) -> HandT
     return HandTrack(theta, r, tau, rng.normal(0, 0.5, 10), np.ones(num_frames, bool))
 
 
+def box_corners_m() -> Float[np.ndarray, "8 3"]:
+    """Corners of the object of every example, in its own frame: a cube of 8 cm around its origin."""
+    return np.stack(np.meshgrid(*[[-0.04, 0.04]] * 3), axis=-1).reshape(-1, 3)
+
+
 def _object(T_cam_world: np.ndarray, camera: PinholeCamera) -> ObjectTrack:
     """A box of 8 cm that stands in the world, half a metre before the first camera."""
     T_first_obj = transforms.make(transforms.rotvec_to_rotmat(np.array([0.3, -0.2, 0.1])), np.array([0.0, -0.05, 0.6]))
     T_cam_obj = T_cam_world @ np.linalg.inv(T_cam_world[0]) @ T_first_obj
-    corners = np.stack(np.meshgrid(*[[-0.04, 0.04]] * 3), axis=-1).reshape(-1, 3)
-    px = np.stack([camera.project(transforms.apply(T, corners)) for T in T_cam_obj])
+    px = np.stack([camera.project(transforms.apply(T, box_corners_m())) for T in T_cam_obj])
     boxes = np.concatenate([px.min(axis=1), px.max(axis=1)], axis=1)
     return ObjectTrack("box", boxes, np.ones(len(T_cam_world), bool), T_cam_obj[:, :3, 3], T_cam_obj)
 
