@@ -4,7 +4,7 @@ A reader is proved by the round trip: what `write_example(root, truth)` writes, 
 frame of the very frame, metres; the picture is crude (flat-shaded hands before a wall), its geometry is exact.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -69,6 +69,29 @@ def make_truth(
     )  # fmt: skip
 
 
+def seen_by(truth: Truth, camera: PinholeCamera, T_cam_world: Float[np.ndarray, "T 4 4"]) -> Truth:
+    """The same hands and objects through another camera, with its own pictures; for sources of several views."""
+    T_new_old = T_cam_world @ transforms.invert(truth.T_cam_world)
+    hands = {side: _moved_hand(hand, T_new_old) for side, hand in truth.hands.items()}
+    things = tuple(_moved_object(thing, T_new_old, camera) for thing in truth.objects)
+    pictures = [_picture(camera, hands, truth.models, things[0], frame) for frame in range(truth.num_frames)]
+    rgb, depth_m = (np.stack([picture[k] for picture in pictures]) for k in (0, 1))
+    joints = {s: truth.models[s].joints(h.theta, h.r, h.tau, h.beta) for s, h in hands.items()}
+    changed = {"camera": camera, "T_cam_world": T_cam_world, "rgb": rgb, "depth_m": depth_m}
+    return replace(truth, **changed, hands=hands, joints_cam=joints, objects=things)
+
+
+def _moved_hand(hand: HandTrack, T: Float[np.ndarray, "T 4 4"]) -> HandTrack:
+    r = transforms.rotmat_to_rotvec(T[:, :3, :3] @ transforms.rotvec_to_rotmat(hand.r))
+    return replace(hand, r=r, tau=transforms.apply(T, hand.tau))
+
+
+def _moved_object(thing: ObjectTrack, T: Float[np.ndarray, "T 4 4"], camera: PinholeCamera) -> ObjectTrack:
+    T_cam_obj = T @ thing.T_cam_obj
+    boxes_px = _boxes(T_cam_obj, camera)
+    return replace(thing, boxes_px=boxes_px, position_cam=T_cam_obj[:, :3, 3], T_cam_obj=T_cam_obj)
+
+
 def _camera_path(num_frames: int, moving: bool, rng: np.random.Generator) -> np.ndarray:
     """World-to-camera; the first frame looks along an oblique axis, so that no rotation is trivial."""
     first = transforms.make(transforms.rotvec_to_rotmat(rng.normal(0, 0.8, 3)), rng.normal(0, 0.5, 3))
@@ -100,9 +123,13 @@ def _object(T_cam_world: np.ndarray, camera: PinholeCamera) -> ObjectTrack:
     """A box of 8 cm that stands in the world, half a metre before the first camera."""
     T_first_obj = transforms.make(transforms.rotvec_to_rotmat(np.array([0.3, -0.2, 0.1])), np.array([0.0, -0.05, 0.6]))
     T_cam_obj = T_cam_world @ np.linalg.inv(T_cam_world[0]) @ T_first_obj
+    visible = np.ones(len(T_cam_world), bool)
+    return ObjectTrack("box", _boxes(T_cam_obj, camera), visible, T_cam_obj[:, :3, 3], T_cam_obj)
+
+
+def _boxes(T_cam_obj: np.ndarray, camera: PinholeCamera) -> np.ndarray:
     px = np.stack([camera.project(transforms.apply(T, box_corners_m())) for T in T_cam_obj])
-    boxes = np.concatenate([px.min(axis=1), px.max(axis=1)], axis=1)
-    return ObjectTrack("box", boxes, np.ones(len(T_cam_world), bool), T_cam_obj[:, :3, 3], T_cam_obj)
+    return np.concatenate([px.min(axis=1), px.max(axis=1)], axis=1)
 
 
 def _picture(
