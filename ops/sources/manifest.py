@@ -24,7 +24,11 @@ from ops.sources.base import Clip
 from ops.store import Report, write_file, write_rejects
 from ops.video import VideoInfo, frame_times_s, probe
 
-READERS = {"folder": "ops.sources.folder", "synthetic": "ops.sources.synthetic"}
+READERS = {
+    "egodex": "ops.sources.egodex",
+    "folder": "ops.sources.folder",
+    "synthetic": "ops.sources.synthetic",
+}
 THUMBNAIL = (160, 120)
 MAX_THUMBNAILS = 12
 
