@@ -5,13 +5,15 @@ is read by an unpickler that knows numpy's and SciPy's array constructors and re
 other name in the file is refused.
 """
 
+import functools
 import pickle
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse
+
+from ops import safe_pickle
 
 SHAPES = {
     "v_template": (778, 3),
@@ -22,6 +24,7 @@ SHAPES = {
     "hands_mean": (45,),
     "f": (1538, 3),
 }
+ALSO_KEPT = ("kintree_table", "hands_components")  # where a file has them
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -52,27 +55,10 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_pickle(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file:
-        try:
-            content = _ArraysOnly(file, encoding="latin1").load()
-        except _RefusedError as error:
-            raise ValueError(f"{path}: {error}") from error
-        except Exception as error:  # a damaged pickle may raise anything
-            raise ValueError(f"{path}: damaged pickle ({error!r}); fetch the file again") from error
+    content = safe_pickle.load(path, _ManoUnpickler)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, a MANO file holds a dict")
-    return {str(key): _to_array(value) for key, value in content.items() if key in SHAPES or key == "kintree_table"}
-
-
-class _RefusedError(Exception):
-    """The file asks for something that no hand model needs."""
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """What ``_codecs.encode`` does in pickles of byte strings, for the one codec they use."""
-    if encoding not in ("latin1", "latin-1"):
-        raise _RefusedError(f"refused: codec {encoding!r}")
-    return text.encode("latin1")
+    return {str(key): _to_array(value) for key, value in content.items() if key in SHAPES or key in ALSO_KEPT}
 
 
 class _Chumpy:
@@ -85,34 +71,25 @@ class _Chumpy:
         self.state = state if isinstance(state, dict) else {}
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Knows arrays, sparse matrices and chumpy stubs; refuses every other name."""
+class _ManoUnpickler(safe_pickle.ArraysUnpickler):
+    """Knows sparse matrices and chumpy stubs besides arrays."""
 
     def find_class(self, module: str, name: str) -> object:
         if module == "chumpy" or module.startswith("chumpy."):
             return _Chumpy
-        known = {"_reconstruct", "scalar", "_frombuffer", "ndarray", "dtype"}
-        if module.startswith(("numpy.core.", "numpy._core.")) and name in known - {"ndarray", "dtype"}:
-            return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
-        if module == "numpy" and name in {"ndarray", "dtype"}:
-            return getattr(np, name)
         if module in ("scipy.sparse.csc", "scipy.sparse._csc", "scipy.sparse") and name in ("csc_matrix", "csc_array"):
             return getattr(scipy.sparse, name)
-        if (module, name) == ("_codecs", "encode"):
-            return _encode
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
         if (module, name) in (("copy_reg", "_reconstructor"), ("copyreg", "_reconstructor")):
-            return _reconstruct_stub
-        if module in ("__builtin__", "builtins") and name in ("object", "set"):
-            return {"object": object, "set": set}[name]
-        raise _RefusedError(f"refused: the file asks for {module}.{name}, which no MANO file needs")
+            return functools.partial(_reconstruct_stub)
+        if module in ("__builtin__", "builtins") and name == "object":
+            return object
+        return super().find_class(module, name)
 
 
 def _reconstruct_stub(kind: type, base: type, state: object) -> object:
     """Protocol 0/1 objects of Python 2; only stubs and sparse matrices are made this way."""
     if kind not in (_Chumpy, scipy.sparse.csc_matrix) or base is not object:
-        raise _RefusedError(f"refused: reconstruction of {kind}")
+        raise safe_pickle.RefusedError(f"refused: reconstruction of {kind}")
     return object.__new__(kind)
 
 
