@@ -3,6 +3,8 @@
 Frames are counted from 0 in the order of their packets; such codecs have no B-frames.
 """
 
+from collections.abc import Iterable
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
@@ -90,3 +92,15 @@ class GreyVideo:
 
     def _bad(self, what: str, frame: int = -1) -> ClipError:
         return ClipError(Reason.BAD_SIDE_FILE, f"{self.path.name} {what}", frame)
+
+
+def write_grey_video(path: Path, frames: Iterable[UInt16[np.ndarray, "H W"]], fps: float) -> None:
+    """FFV1 of 16-bit grey frames, every one a keyframe; for examples of the sources that store depth so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=Fraction(fps).limit_denominator(1001))
+        stream.pix_fmt, stream.gop_size = "gray16le", 1
+        for frame in frames:
+            stream.height, stream.width = frame.shape
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray16le")))
+        container.mux(stream.encode(None))
