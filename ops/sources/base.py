@@ -125,6 +125,8 @@ class Clip:
     licence: str
     image_files: tuple[Path, ...] = ()
     """One image a frame, in order, where the source has images instead of a video file."""
+    frame_numbers: Int[np.ndarray, " T"] | None = None
+    """Frames of the video file that make up the clip, ascending, where it is a piece of one; None = all of them."""
     lens: Lens | None = None
     """Of the recorded image; None = it is a pinhole image already."""
     T_cam_world: Float[np.ndarray, "T 4 4"] | None = None
@@ -180,7 +182,17 @@ class Clip:
     def _recorded(self, indices: Iterable[int] | None, size: tuple[int, int] | None) -> Iterator[Frame]:
         if self.image_files:
             return read_images(self.image_files, self.times_s, indices, size)
+        if self.frame_numbers is not None:
+            return self._cut_out(indices, size)
         return read_frames(self.video, indices, size)
+
+    def _cut_out(self, indices: Iterable[int] | None, size: tuple[int, int] | None) -> Iterator[Frame]:
+        wanted = list(range(self.num_frames)) if indices is None else sorted(set(indices))
+        if wanted and not 0 <= wanted[0] <= wanted[-1] < self.num_frames:
+            raise IndexError(f"the clip has frames 0 to {self.num_frames - 1}, asked for {wanted[0]} to {wanted[-1]}")
+        frames = read_frames(self.video, self.frame_numbers[wanted].tolist(), size)
+        for index, frame in zip(wanted, frames, strict=True):
+            yield Frame(index, float(self.times_s[index]), frame.rgb)
 
     def depth_m(self, frame: int) -> Float[np.ndarray, "H W"] | None:
         """Sensor depth (z, metres, NaN where none) at a frame, or None if the source has none for that frame."""

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from fnmatch import fnmatch
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path, PurePath
 from types import ModuleType
@@ -29,6 +30,7 @@ READERS = {
     "folder": "ops.sources.folder",
     "synthetic": "ops.sources.synthetic",
 }
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
 THUMBNAIL = (160, 120)
 MAX_THUMBNAILS = 12
 
@@ -106,8 +108,10 @@ def content_version(root: Path, shard: ShardConfig) -> str:
 
 
 def files_of(video: Path) -> list[Path]:
-    """A video file itself, or the images of a folder in name order."""
-    return sorted(path for path in video.iterdir() if path.is_file()) if video.is_dir() else [video]
+    """A file itself, the images of a folder in name order, or the file of which a path below it names a piece."""
+    if video.is_dir():
+        return sorted(path for path in video.iterdir() if path.is_file())
+    return [video.parent if video.parent.is_file() else video]
 
 
 def split_of(clip_id: str, test_fraction: float) -> str:
@@ -136,18 +140,52 @@ def _num_bytes(video: Path) -> int:
     return sum(path.stat().st_size for path in files_of(video))
 
 
-def _image_size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
+def _recorded_size(clip: Clip) -> tuple[int, int]:
+    if not clip.image_files:
+        return clip.camera.width, clip.camera.height
+    with Image.open(clip.image_files[0]) as image:
         return image.size
 
 
 def _sha256(paths: list[Path]) -> str:
+    """Of the bytes of all files, one after the other; a single one, which many clips may share, is read once."""
+    if len(paths) == 1:
+        status = paths[0].stat()
+        return _sha256_of_file(paths[0], status.st_size, status.st_mtime_ns)
+    return _digest(paths)
+
+
+@lru_cache(maxsize=4096)
+def _sha256_of_file(path: Path, *_version: int) -> str:
+    return _digest([path])
+
+
+def _digest(paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
             for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=4)
+def _probed(video: Path, *_version: int) -> VideoInfo:
+    """Of a video whose pieces come one after the other."""
+    return probe(video)
+
+
+def _video_info(video: Path) -> VideoInfo | None:
+    """Of the video file that is a clip or holds it; None where the reader knows which video or images a path means."""
+    if video.is_dir():
+        return None
+    (file,) = files_of(video)
+    if file.suffix.lower() not in VIDEO_SUFFIXES:
+        return None
+    if file == video:
+        return probe(video)
+    status = file.stat()
+    return _probed(file, status.st_size, status.st_mtime_ns)
 
 
 def _finished_row(context: StageContext, video: Path, shard: ShardConfig) -> dict[str, object]:
@@ -164,9 +202,9 @@ def _finished_row(context: StageContext, video: Path, shard: ShardConfig) -> dic
 
 
 def _row(video: Path, sides: list[Path], shard: ShardConfig, config: RawVideosConfig, root: Path) -> dict[str, object]:
-    info = None if video.is_dir() else probe(video)  # the reader of a folder knows which images it counts
+    info = _video_info(video)
     clip = reader(shard.kind).read_clip(video, shard, config, info)
-    size = (info.width, info.height) if info else _image_size(clip.image_files[0])
+    size = (info.width, info.height) if info else _recorded_size(clip)
     return {
         "clip_id": clip.clip_id,
         "source": clip.source,
@@ -202,15 +240,16 @@ def _row(video: Path, sides: list[Path], shard: ShardConfig, config: RawVideosCo
 def read_clip(row: dict, root: Path) -> Clip:
     """The clip of one row of the clips table. root: the workspace. Raises ClipError if its files have changed since."""
     video = (root / row["video"]).absolute()
-    if not video.exists() or _num_bytes(video) != row["num_bytes"]:
+    files = files_of(video)
+    if not all(file.exists() for file in files) or _num_bytes(video) != row["num_bytes"]:
         raise ClipError(
             Reason.CORRUPT_VIDEO,
             f"{video} is gone or has changed since raw_videos was made: run `hand3d run raw_videos` again",
         )
     info = None
-    if video.is_file():  # num_keyframes is of no use past the check of the file
-        size = (row["video_width"], row["video_height"])
-        info = VideoInfo(row["fps"], row["num_frames"], *size, frame_times_s(video), 0)
+    if not video.is_dir() and files[0].suffix.lower() in VIDEO_SUFFIXES:
+        size, times_s = (row["video_width"], row["video_height"]), frame_times_s(files[0])
+        info = VideoInfo(row["fps"], len(times_s), *size, times_s, 0)  # keyframes only count when a file is checked
     shard = ShardConfig(
         row["source"],
         row["kind"],
