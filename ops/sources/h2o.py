@@ -114,7 +114,7 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
         source=shard.source,
         kind=KIND,
         video=video,
-        fps=(len(ids) - 1) / times_s[-1] if len(ids) > 1 else FPS,
+        fps=float((len(ids) - 1) / times_s[-1]) if len(ids) > 1 else FPS,
         num_frames=len(ids),
         times_s=times_s,
         camera=camera,

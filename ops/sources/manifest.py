@@ -28,7 +28,10 @@ from ops.video import VideoInfo, frame_times_s, probe
 READERS = {
     "egodex": "ops.sources.egodex",
     "folder": "ops.sources.folder",
+    "h2o": "ops.sources.h2o",
+    "oakink2": "ops.sources.oakink2",
     "synthetic": "ops.sources.synthetic",
+    "taco": "ops.sources.taco",
 }
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
 THUMBNAIL = (160, 120)
