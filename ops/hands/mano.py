@@ -7,6 +7,7 @@ transl is ``tau - J_wrist(beta)`` (`from_smplx`). Metres, radians; joints in Ope
 `joints` never builds the mesh: a hand's 21 keypoints are 16 chain joints and 5 skinned vertices, some 10 kFLOP.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,8 @@ class HandModel:
     """One hand in MANO's format.
 
     name: "mano" or "anny-standin", goes into every row. side: "left" or "right". faces: triangles, outward.
-    v_template, shapedirs, posedirs, J_regressor, weights, hands_mean: as in MANO's file, float64.
+    v_template, shapedirs, posedirs, J_regressor, weights, hands_mean, hands_components: as in MANO's file, float64.
+    hands_components: its pose PCA, one component a row; None where the file has none.
     """
 
     name: str
@@ -53,8 +55,10 @@ class HandModel:
     J_regressor: Float64[np.ndarray, "16 778"]
     weights: Float64[np.ndarray, "778 16"]
     hands_mean: Float64[np.ndarray, " 45"]
+    hands_components: Float64[np.ndarray, "45 45"]
     keypoints: Keypoints
     _mesh: "_Mesh"
+    hands_components: Float64[np.ndarray, "45 45"] | None = None
 
     def joints(
         self,
@@ -104,17 +108,34 @@ def load_models(folder: Path) -> dict[str, HandModel]:
 def load_model(path: Path, side: str) -> HandModel:
     """One hand. A file without a ``name`` is taken for MANO itself."""
     data = read_arrays(path)
+    return model_of(data, side, str(data.get("name", "mano")))
+
+
+def model_of(data: Mapping[str, np.ndarray], side: str, name: str) -> HandModel:
+    """A hand model of arrays by MANO's names; of the shapes, the first ten count."""
+    if side not in ("left", "right"):
+        raise ValueError(f"side must be left or right, got {side!r}")
     arrays = {key: np.asarray(data[key], dtype=np.float64) for key in _ARRAYS}
     arrays["shapedirs"] = np.ascontiguousarray(arrays["shapedirs"][:, :, :10])
     keypoints = _keypoints(arrays)
     return HandModel(
-        name=str(data.get("name", "mano")),
+        name=name,
         side=side,
         faces=np.asarray(data["f"]).astype(np.int64),
         **arrays,
         keypoints=keypoints,
         _mesh=_Mesh.of(arrays),
+        hands_components=_components(path, data.get("hands_components")),
     )
+
+
+def _components(path: Path, value: np.ndarray | None) -> Float64[np.ndarray, "45 45"] | None:
+    if value is None:
+        return None
+    components = np.asarray(value, dtype=np.float64)
+    if components.shape != (45, 45) or not np.isfinite(components).all():
+        raise ValueError(f"{path}: hands_components must be 45 x 45 finite numbers, got shape {components.shape}")
+    return components
 
 
 def from_smplx(
@@ -284,7 +305,7 @@ class _Mesh:
 
 # -- loading
 
-_ARRAYS = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "hands_mean")
+_ARRAYS = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "hands_mean", "hands_components")
 
 
 def _keypoints(arrays: dict[str, np.ndarray]) -> Keypoints:
