@@ -97,10 +97,11 @@ class GreyVideo:
 def write_grey_video(path: Path, frames: Iterable[UInt16[np.ndarray, "H W"]], fps: float) -> None:
     """FFV1 of 16-bit grey frames, every one a keyframe; for examples of the sources that store depth so."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    images = list(frames)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=Fraction(fps).limit_denominator(1001))
+        stream.height, stream.width = images[0].shape
         stream.pix_fmt, stream.gop_size = "gray16le", 1
-        for frame in frames:
-            stream.height, stream.width = frame.shape
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray16le")))
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="gray16le")))
         container.mux(stream.encode(None))
