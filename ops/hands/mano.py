@@ -43,7 +43,7 @@ class HandModel:
 
     name: "mano" or "anny-standin", goes into every row. side: "left" or "right". faces: triangles, outward.
     v_template, shapedirs, posedirs, J_regressor, weights, hands_mean, hands_components: as in MANO's file, float64.
-    hands_components: its pose PCA, one component a row; None where the file has none.
+    hands_components: its pose PCA, one component a row.
     """
 
     name: str
@@ -58,7 +58,6 @@ class HandModel:
     hands_components: Float64[np.ndarray, "45 45"]
     keypoints: Keypoints
     _mesh: "_Mesh"
-    hands_components: Float64[np.ndarray, "45 45"] | None = None
 
     def joints(
         self,
@@ -125,17 +124,7 @@ def model_of(data: Mapping[str, np.ndarray], side: str, name: str) -> HandModel:
         **arrays,
         keypoints=keypoints,
         _mesh=_Mesh.of(arrays),
-        hands_components=_components(path, data.get("hands_components")),
     )
-
-
-def _components(path: Path, value: np.ndarray | None) -> Float64[np.ndarray, "45 45"] | None:
-    if value is None:
-        return None
-    components = np.asarray(value, dtype=np.float64)
-    if components.shape != (45, 45) or not np.isfinite(components).all():
-        raise ValueError(f"{path}: hands_components must be 45 x 45 finite numbers, got shape {components.shape}")
-    return components
 
 
 def from_smplx(

@@ -22,9 +22,10 @@ SHAPES = {
     "J_regressor": (16, 778),
     "weights": (778, 16),
     "hands_mean": (45,),
+    "hands_components": (45, 45),
     "f": (1538, 3),
 }
-ALSO_KEPT = ("kintree_table", "hands_components")  # where a file has them
+ALSO_KEPT = ("kintree_table",)  # where a file has them
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
