@@ -100,6 +100,16 @@ class CalibrationConfig:
 class Hand3DVisualConfig:
     gamma: float = 0.3
     """Direction threshold on the unit vector's components. ASSUMED: the paper names gamma, not its value."""
+    questions_per_moment: int = 1
+    """Rows about one moment, hand and object that differ in the frames shown (1 to 4) and the wording. The paper's counts
+    cannot be reached with one: it has about 50 task completions a clip, at one frame a second."""
+    targets: str | None = None
+    """Rows of each source and task: "paper" (Table 1); null keeps every row. Applied where shards come together
+    (ops/hand3d/sampling.py)."""
+    num_rows: int | None = None
+    """Another total in the same proportions; null = the paper's 300,368."""
+    num_clips: int | None = None
+    """Clips to draw rows from, evenly over sources, scenes and tasks (the paper has about 4000); null = all."""
     seed: int = 42
 
 
@@ -121,6 +131,16 @@ class Hand3DActionConfig:
     """Longest time between two sightings of a hand that is bridged (linearly). ASSUMED."""
     max_clipped_share: float = 0.1
     """Of a row's waypoints outside the token range; rows with more are rejected. ASSUMED."""
+    both_hands: bool = False
+    """Where a text is for both hands, also make rows of both motions together (side "both")."""
+    prediction_share: float = 1.0
+    """Of motions that give a row of contextual prediction; the others are counted as sampled out."""
+    translation_share: float = 1.0
+    """Of motions that give a row of translation."""
+    targets: str | None = None
+    """Rows of each source and task: "paper" (Table 2); null keeps every row, as for hand3d_visual."""
+    num_rows: int | None = None
+    """Another total in the same proportions; null = the paper's 1,030,850."""
     seed: int = 42
 
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import polars as pl
+
 from ops import tables
 from ops.rejects import Reject
 
@@ -48,6 +50,12 @@ def write_rejects(folder: Path, rejects: list[Reject], report: Report) -> None:
     report.rejects = dict(sorted(Counter(str(reject.reason) for reject in rejects).items()))
 
 
+def write_reject_table(folder: Path, rejects: pl.DataFrame, report: Report) -> None:
+    """`write_rejects` for rejects that are a table already."""
+    tables.write("rejects", rejects, folder / "rejects.parquet")
+    report.rejects = dict(rejects.group_by("reason").len().sort("reason").iter_rows())
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Whole or absent: temp name, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,12 +79,18 @@ def whole_folder(target: Path):
     except BaseException:
         _remove(partial)
         raise
-    _sync(partial)
+    replace_folder(partial, target)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a finished folder of the same file system in the place of `target`, whose readers see one or the other."""
+    _sync(new)
+    target.parent.mkdir(parents=True, exist_ok=True)
     old = target.with_name(f".{target.name}.old")
     _remove(old)
     if target.exists():
         target.rename(old)
-    partial.rename(target)
+    new.rename(target)
     _remove(old)
 
 

@@ -5,6 +5,8 @@ Units: metres, radians, seconds, pixels. Frames: ``_cam`` = OpenCV camera axes o
 Vectors are fixed-size arrays, matrices are row-major and flat. Joints are in OpenPose order (CONVENTIONS.md).
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandera.polars as pa
@@ -19,6 +21,7 @@ def vec(size: int, dtype: type[pl.DataType] = F32) -> pl.Array:
     return pl.Array(dtype, size)
 
 
+ROW_GROUP = 50_000  # rows
 SIDES = ["left", "right"]
 BOTH = "both"
 LEVELS = ["chunk", "second"]
@@ -239,6 +242,35 @@ def validate(name: str, table: pl.DataFrame) -> pl.DataFrame:
 
 def write(name: str, table: pl.DataFrame, path: Path) -> None:
     validate(name, table).write_parquet(path, compression="zstd")
+
+
+@contextmanager
+def writer(name: str, path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """Yield a function that appends a table to the file, a row group each time: for more rows than memory holds.
+
+    Uniqueness is checked within each part.
+    """
+    import pyarrow.parquet as pq
+
+    empty = frame(name, []).to_arrow()
+    coded = [
+        column for column in _leaves(empty.schema) if not column.startswith("waypoints")
+    ]  # of floats no two are equal
+    with pq.ParquetWriter(path, empty.schema, compression="zstd", use_dictionary=coded) as file:
+
+        def append(table: pl.DataFrame) -> None:
+            if len(table):
+                file.write_table(validate(name, table).to_arrow().cast(empty.schema), row_group_size=ROW_GROUP)
+
+        yield append
+
+
+def _leaves(schema) -> list[str]:
+    """Columns by the names Parquet gives them; a list's numbers lie one level deeper."""
+    import pyarrow as arrow
+
+    lists = (arrow.types.is_large_list, arrow.types.is_list, arrow.types.is_fixed_size_list)
+    return [f"{field.name}.list.element" if any(test(field.type) for test in lists) else field.name for field in schema]
 
 
 def read(name: str, path: Path) -> pl.DataFrame:

@@ -63,6 +63,10 @@ def phrases(direction: Int8[np.ndarray, "rows 3"], still: str = "no movement") -
 
 def metres(distance_m: Float[np.ndarray, " rows"]) -> pl.Series:
     """float32 metres -> "0.23", exactly what f"{d:.2f}" gives (a float32 times 100 is exact in float64)."""
-    centimetres = np.rint(np.asarray(distance_m, np.float32).astype(np.float64) * 100).astype(np.int64)
-    values, index = np.unique(centimetres, return_inverse=True)
-    return pl.Series([f"{value / 100:.2f}" for value in values], dtype=pl.String).gather(index)
+    return decimals(np.asarray(distance_m, np.float32).astype(np.float64), 2)
+
+
+def decimals(values: Float[np.ndarray, " rows"], places: int) -> pl.Series:
+    """Numbers with so many decimals, each different one worded once."""
+    whole, index = np.unique(np.rint(values * 10**places).astype(np.int64), return_inverse=True)
+    return pl.Series([f"{value / 10**places:.{places}f}" for value in whole], dtype=pl.String).gather(index)

@@ -41,7 +41,7 @@ class Facts:
     the frames up to it (at most 4). hands: clip_id, frame, side, wrist, palm. objects: clip_id, frame, object, position,
     scale, spread, num_omega. calibrated: clip_id, frame. contacts: what each hand touches ("" nothing), only where the
     source says. targets: clip_id, frame, side, instruction, index, object (null: the text names none), reached.
-    left_out: rejects of unreadable clips and of what lies behind the camera.
+    left_out: rejects of unreadable clips and of what lies behind the camera. questions_per_moment: 1 to 4.
     """
 
     clips: pl.DataFrame
@@ -52,6 +52,7 @@ class Facts:
     contacts: pl.DataFrame
     targets: pl.DataFrame
     left_out: pl.DataFrame
+    questions_per_moment: int = 1
 
 
 def gather(
@@ -61,8 +62,11 @@ def gather(
     positions: pl.DataFrame,
     fps: float,
     poses_of: PosesOf = camera_poses,
+    questions_per_moment: int = 1,
 ) -> Facts:
     """Collect the facts of a shard. fits, calibrations, positions: the tables mano_fits, calibrations, object_positions."""
+    if not 1 <= questions_per_moment <= MAX_FRAMES:
+        raise ValueError(f"hand3d_visual.questions_per_moment is {questions_per_moment}: give 1 to {MAX_FRAMES}")
     about, samples, contacts, targets, unreadable = [], [], [], [], []
     for clip in clips:
         frames = np.array(sampled_frames(clip.times_s, fps), np.int32)
@@ -87,6 +91,7 @@ def gather(
         contacts=_concat(contacts, _CONTACTS),
         targets=_concat(targets, _TARGETS),
         left_out=pl.concat([unread, hands_behind, objects_behind]),
+        questions_per_moment=questions_per_moment,
     )
 
 

@@ -12,7 +12,8 @@ import polars as pl
 from ops import tables
 from ops.hand3d import pictures
 from ops.hand3d.stable import stable_hash
-from ops.hand3d.visual import by_task, metrics
+from ops.hand3d.summary import by_task
+from ops.hand3d.visual import metrics
 from ops.pipeline import StageContext
 from ops.rejects import Reason, Reject
 from ops.store import Report, write_rejects
@@ -30,7 +31,7 @@ def run(context: StageContext) -> Report:
     report = Report(rows={"visual_rows": len(rows)}, metrics=metrics(rows))
     left_out = held_out.join(rows, on="row_id", how="anti", maintain_order="left")["row_id"]
     write_rejects(context.out, [Reject(item, Reason.SAMPLED_OUT) for item in left_out], report)
-    report.tables = {"rows by task": by_task(rows)}
+    report.tables = {"rows by task": by_task(rows, "distance_m")}
     report.notes = [f"{rows['clip_id'].n_unique()} held-out clips; none is in a training split, by name or by bytes."]
     if len(rows):
         pictures.histograms(rows, context.out / "distances.png")

@@ -12,10 +12,10 @@ import polars as pl
 from ops import tables
 from ops.hand3d import directions, facts, language, movements, pictures, relations
 from ops.hand3d.facts import Facts
+from ops.hand3d.summary import by_task
 from ops.pipeline import StageContext
-from ops.rejects import Reason, Reject
 from ops.sources.manifest import read_clips
-from ops.store import Report, write_rejects
+from ops.store import Report, write_reject_table
 from ops.tables import F32, vec
 
 GRAMMAR = "grammar"  # a row's wording by templates
@@ -33,8 +33,8 @@ def run(context: StageContext) -> Report:
     tables.write("visual_rows", train, context.out / "visual_rows.parquet")
     tables.write("visual_rows", test, context.out / "held_out_rows.parquet")
     report = Report(rows={"visual_rows": len(train), "held_out_rows": len(test)}, metrics=metrics(rows))
-    write_rejects(context.out, as_rejects(rejected), report)
-    report.tables = {"rows by task": by_task(rows), "examples": examples(rows)}
+    write_reject_table(context.out, rejected, report)
+    report.tables = {"rows by task": by_task(rows, "distance_m"), "examples": examples(rows)}
     report.pictures = _pictures(context, rows)
     report.notes = [
         "Questions and answers come from grammar templates, not from a language model.",
@@ -52,6 +52,7 @@ def read_facts(context: StageContext) -> Facts:
         tables.read("calibrations", calibrated / "calibrations.parquet"),
         tables.read("object_positions", calibrated / "object_positions.parquet"),
         context.config.point_clouds.fps,
+        questions_per_moment=context.config.hand3d_visual.questions_per_moment,
     )
 
 
@@ -75,13 +76,6 @@ def label(candidates: pl.DataFrame, gamma: float, seed: int) -> pl.DataFrame:
     return measured.with_columns(question=question, answer=answer, wording=pl.lit(GRAMMAR)).select(COLUMNS)
 
 
-def as_rejects(rejected: pl.DataFrame) -> list[Reject]:
-    return [
-        Reject(r["item"], Reason(r["reason"]), r["frame"], r["side"], r["detail"])
-        for r in rejected.iter_rows(named=True)
-    ]
-
-
 def metrics(rows: pl.DataFrame) -> dict[str, float]:
     """Means an alert can watch; empty for no rows, so that nothing is said of nothing."""
     if rows.is_empty():
@@ -90,16 +84,6 @@ def metrics(rows: pl.DataFrame) -> dict[str, float]:
     found |= {f"share_{task}": float((rows["task"] == task).mean()) for task in tables.VISUAL_TASKS}
     touching = rows["contact"].drop_nulls()
     return found | ({"share_touching": float(touching.mean())} if len(touching) else {})
-
-
-def by_task(rows: pl.DataFrame) -> list[dict[str, object]]:
-    """The paper's Table 1, of this shard."""
-    counts = rows.group_by("source", "task", "split").agg(
-        rows=pl.len(),
-        clips=pl.col("clip_id").n_unique(),
-        median_distance_m=pl.col("distance_m").median().cast(pl.Float64).round(3),
-    )
-    return counts.sort("source", "task", "split").to_dicts()
 
 
 def examples(rows: pl.DataFrame) -> list[dict[str, object]]:

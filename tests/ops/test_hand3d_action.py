@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -10,7 +11,8 @@ import pytest
 
 from ops import pipeline, tables
 from ops.config import Hand3DActionConfig
-from ops.hand3d import action, motion_tokens, trajectories, verify, windows
+from ops.geometry import transforms
+from ops.hand3d import action, action_rows, motion_tokens, recordings, trajectories, verify
 from ops.rejects import ClipError, Reason
 from ops.sources.base import Instruction
 from tests.ops import hand3d_world as made
@@ -25,10 +27,18 @@ def worlds():
 
 
 def build(worlds, settings=CONFIG, gone=frozenset()):
-    clips = [world.clip for world in worlds]
-    motions, rejected = action.collect(clips, made.fits(worlds, gone), settings)
-    rows, out_of_range = action.to_rows(motions, {clip.clip_id: clip for clip in clips}, settings)
-    return rows, rejected + out_of_range
+    return parts_of([world.clip for world in worlds], made.fits(worlds, gone), settings)
+
+
+def parts_of(clips, fits, settings=CONFIG):
+    found = action.build(clips, fits, settings, made.poses_of)
+    return found.rows, found.rejected
+
+
+def planned_of(clip, settings=CONFIG):
+    """Windows and what was left out, a named row each."""
+    planned, left_out = action.plan(recordings.gather([clip]), settings)
+    return [SimpleNamespace(**row) for row in planned.to_dicts()], left_out
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +47,7 @@ def built(worlds):
 
 
 def reasons(rejected):
-    return Counter(reject.reason for reject in rejected)
+    return Counter(rejected["reason"])
 
 
 def expected_waypoint(world, side, time_s, frame):
@@ -76,7 +86,7 @@ def test_waypoints_are_the_worlds(worlds, built):
         expected = [expected_waypoint(world, row["side"], t, row["frame"]) for t in times_s]
         np.testing.assert_allclose(points, expected, atol=2e-5, err_msg=row["row_id"])
         num_context = len(row["context_tokens"]) // 3
-        seen_s = times_s[num_context - 1] if row["task"] == action.PREDICTION else start_s
+        seen_s = times_s[num_context - 1] if row["task"] == action_rows.PREDICTION else start_s
         assert row["frame"] == int(np.floor(seen_s * made.FPS + 1e-4))
 
 
@@ -89,12 +99,12 @@ def test_tokens_are_the_waypoints(built):
         assert np.abs(motion_tokens.decode(tokens) - points)[inside].max(initial=0) <= 0.49e-3
         assert row["num_clipped"] == (~inside).sum()
         lengths = {
-            action.GENERATION: (0, len(points)),
-            action.PREDICTION: (len(points) // 2, len(points) - len(points) // 2),
-            action.TRANSLATION: (len(points), 0),
+            action_rows.GENERATION: (0, len(points)),
+            action_rows.PREDICTION: (len(points) // 2, len(points) - len(points) // 2),
+            action_rows.TRANSLATION: (len(points), 0),
         }
         assert (len(row["context_tokens"]) // 3, len(row["target_tokens"]) // 3) == lengths[row["task"]]
-        steps = len(points) if row["task"] == action.TRANSLATION else lengths[row["task"]][1]
+        steps = len(points) if row["task"] == action_rows.TRANSLATION else lengths[row["task"]][1]
         assert f" {steps} steps" in row["prompt"] or f"{steps}-step " in row["prompt"]
         assert "<" not in row["prompt"]
 
@@ -102,7 +112,7 @@ def test_tokens_are_the_waypoints(built):
 def test_the_plain_twin_agrees_and_sees_one_wrong_number(built):
     rows, _ = built
     assert verify.motion_disagreements(rows) == []
-    row = rows.filter(task=action.PREDICTION).row(0, named=True)
+    row = rows.filter(task=action_rows.PREDICTION).row(0, named=True)
     wrong = {
         "token": {"target_tokens": [row["target_tokens"][0] + 2, *row["target_tokens"][1:]]},
         "tokens for": {"context_tokens": row["context_tokens"][3:]},
@@ -130,7 +140,7 @@ def test_displacement_is_the_path_and_does_not_depend_on_the_camera(worlds, buil
 
 def test_windows_by_hand(worlds):
     """Clip of 11 s, frames to 10.9 s: chunk 0 holds both texts; the rest of chunk 1 is 0.9 s of the second."""
-    planned, rejected = windows.plan(worlds[1].clip, dataclasses.replace(CONFIG, window_s=1.8))
+    planned, rejected = planned_of(worlds[1].clip, dataclasses.replace(CONFIG, window_s=1.8))
     found = [(w.chunk, w.level, w.index, w.start_s, w.num, w.hz, w.text) for w in planned]
     cube, wave = "put the red cube on the blue plate", "wave"
     assert found == [
@@ -142,7 +152,7 @@ def test_windows_by_hand(worlds):
         (1, "chunk", 0, 10.0, 4, 5.0, wave),
     ]
     assert {w.side for w in planned} == {"right"}
-    assert [(r.reason, r.side) for r in rejected] == [(Reason.NO_INSTRUCTION, "left")] * 2
+    assert rejected.select("reason", "side").rows() == [(Reason.NO_INSTRUCTION, "left")] * 2
 
 
 def test_windows_of_training_clips_may_overlap_held_out_ones_never(worlds):
@@ -151,22 +161,22 @@ def test_windows_of_training_clips_may_overlap_held_out_ones_never(worlds):
     held_out = worlds[1].clip
     train = dataclasses.replace(held_out, split="train")
     found = {
-        clip.split: [w.start_s for w in windows.plan(clip, settings)[0] if w.level == "second"]
+        clip.split: [w.start_s for w in planned_of(clip, settings)[0] if w.level == "second"]
         for clip in (train, held_out)
     }
     assert found == {"train": [0.0, 1.5, 3.0, 7.0], "test": [0.0, 3.0, 7.0]}
-    planned, _ = windows.plan(train, settings)
+    planned, _ = planned_of(train, settings)
     assert {w.num for w in planned if w.level == "second"} == {15}
     assert len({(w.level, w.index, w.chunk) for w in planned}) == len(planned)
 
 
 def test_a_stride_of_nothing_is_refused(worlds):
     with pytest.raises(ValueError, match="give more than 0, or null"):
-        windows.plan(worlds[0].clip, dataclasses.replace(CONFIG, window_stride_s=0.0))
+        planned_of(worlds[0].clip, dataclasses.replace(CONFIG, window_stride_s=0.0))
 
 
 def test_long_windows_are_sampled_more_coarsely(worlds):
-    planned, _ = windows.plan(worlds[1].clip, dataclasses.replace(CONFIG, max_waypoints=16))
+    planned, _ = planned_of(worlds[1].clip, dataclasses.replace(CONFIG, max_waypoints=16))
     assert planned[0].num == 16
     assert planned[0].hz == pytest.approx(1.6)
     assert planned[1].num == 10
@@ -176,14 +186,14 @@ def test_long_windows_are_sampled_more_coarsely(worlds):
 @pytest.mark.parametrize("change", [{"waypoint_hz": 4.0, "window_s": 1.8}, {"window_s": 2.0}])
 def test_windows_too_short_are_counted(worlds, change):
     """0.9 s are three waypoints at 4 Hz, and less than half of a 2 s window."""
-    planned, rejected = windows.plan(worlds[1].clip, dataclasses.replace(CONFIG, **change))
+    planned, rejected = planned_of(worlds[1].clip, dataclasses.replace(CONFIG, **change))
     assert not [w for w in planned if w.chunk == 1]
     assert reasons(rejected)[Reason.CHUNK_TOO_SHORT] == 1
 
 
 def test_text_for_no_hand_in_particular_is_for_each(worlds):
     clip = dataclasses.replace(worlds[1].clip, instructions=(Instruction(0.0, 11.0, "Clap."),))
-    planned, rejected = windows.plan(clip, CONFIG)
+    planned, rejected = planned_of(clip)
     assert Counter(w.side for w in planned)["left"] == Counter(w.side for w in planned)["right"] > 0
     assert reasons(rejected) == {Reason.CHUNK_TOO_SHORT: 2}  # the last 0.9 s
 
@@ -192,7 +202,7 @@ def test_short_gaps_are_bridged_and_long_ones_rejected(worlds):
     short = frozenset({("made/b", 24, "right")})
     rows, rejected = build([worlds[1]], gone=short)
     assert Reason.HAND_GAP not in reasons(rejected)
-    window = rows.filter(pl.col("row_id") == f"made/b:{action.GENERATION}:0:second:1:right").row(0, named=True)
+    window = rows.filter(pl.col("row_id") == f"made/b:{action_rows.GENERATION}:0:second:1:right").row(0, named=True)
     wrist = worlds[1].wrist_world["right"]
     bridged = np.array(window["waypoints"]).reshape(-1, 3)[2]  # 2.4 s: half-way between frames 23 and 25
     np.testing.assert_allclose(bridged, worlds[1].in_camera(20, (wrist[23] + wrist[25]) / 2), atol=1e-6)
@@ -203,30 +213,61 @@ def test_short_gaps_are_bridged_and_long_ones_rejected(worlds):
     assert not rows.filter(pl.col("row_id").str.contains("0:second:1|0:chunk")).height
 
 
+def seen_at(*tracks):
+    """Sightings of several wrists, each (times, points)."""
+    track = np.repeat(np.arange(len(tracks)), [len(times) for times, _ in tracks])
+    times_s = np.concatenate([times for times, _ in tracks]).astype(float)
+    points = np.concatenate([np.reshape(points, (-1, 3)) for _, points in tracks]).astype(float)
+    return recordings.Sightings(recordings.keys(track, times_s), track, times_s, points)
+
+
 def test_resample_by_hand():
-    seen = trajectories.Track(
-        np.array([0.0, 0.1, 0.2, 0.6]), np.array([[0, 0, 0], [1, 0, 0], [1, 2, 0], [5, 2, 0]], float)
-    )
-    points, supported = trajectories.resample(seen, np.array([-0.1, 0.0, 0.05, 0.1, 0.175, 0.2, 0.4, 0.6, 0.7]), 0.25)
+    """Neighbouring tracks see their hands just before and after: nothing of theirs may be used."""
+    mine = [0.0, 0.1, 0.2, 0.6], [[0, 0, 0], [1, 0, 0], [1, 2, 0], [5, 2, 0]]
+    other = [0.0, 0.15, 0.65], [[9, 9, 9]] * 3
+    seen = seen_at(other, mine, other)
+    at_s = np.array([-0.1, 0.0, 0.05, 0.1, 0.175, 0.2, 0.4, 0.6, 0.7])
+    points, supported = trajectories.resample(seen, np.ones(9, int), at_s, 0.25)
     assert supported.tolist() == [False, True, True, True, True, True, False, True, False]
     np.testing.assert_allclose(
         points[supported], [[0, 0, 0], [0.5, 0, 0], [1, 0, 0], [1, 1.5, 0], [1, 2, 0], [5, 2, 0]], atol=1e-9
     )
     assert np.isnan(points[~supported]).all()
-    wide, supported = trajectories.resample(seen, np.array([0.4]), 0.5)
+    wide, supported = trajectories.resample(seen, np.ones(1, int), np.array([0.4]), 0.5)
     np.testing.assert_allclose(wide, [[3, 2, 0]])
-    nothing, supported = trajectories.resample(trajectories.Track(np.zeros(0), np.zeros((0, 3))), np.array([0.0]), 1.0)
+    nothing, supported = trajectories.resample(seen_at(([], [])), np.zeros(1, int), np.array([0.0]), 1.0)
     assert not supported.any()
     assert nothing.shape == (1, 3)
+    _, unknown = trajectories.resample(seen, np.array([7]), np.array([0.1]), 1.0)
+    assert not unknown.any()
 
 
 def test_path_length_agrees_with_plain_sum():
-    rng = np.random.default_rng(0)
-    nums = rng.integers(1, 9, 40)
-    points = rng.normal(size=(nums.sum(), 3))
-    offsets = np.concatenate([[0], np.cumsum(nums)])
-    expected = [sum(np.linalg.norm(points[i + 1] - points[i]) for i in range(a, b - 1)) for a, b in pairwise(offsets)]
-    np.testing.assert_allclose(trajectories.path_length_m(points, offsets), expected, atol=1e-9)
+    points = np.random.default_rng(0).normal(size=(40, 9, 3))
+    expected = [sum(np.linalg.norm(b - a) for a, b in pairwise(path)) for path in points]
+    np.testing.assert_allclose(trajectories.path_length_m(points), expected, atol=1e-12)
+    assert trajectories.path_length_m(points[:, :1]).tolist() == [0.0] * 40
+
+
+def test_frame_on_screen_agrees_with_a_plain_search(worlds):
+    known = recordings.gather([world.clip for world in worlds])
+    rng = np.random.default_rng(1)
+    clip = rng.integers(0, 2, 300)
+    times_s = rng.uniform(0, 1.05 * known.duration_s[clip])
+    times_s[:100] = known.times_s[known.first[clip[:100]] + rng.integers(0, 110, 100)]  # exactly at a frame
+    expected = [
+        sum(bool(t <= time + 1e-6) for t in worlds[c].clip.times_s) - 1 for c, time in zip(clip, times_s, strict=True)
+    ]
+    assert trajectories.frames_at(known, clip, times_s).tolist() == expected
+
+
+def test_world_and_camera_are_each_others_inverse():
+    rng = np.random.default_rng(2)
+    T = transforms.make(transforms.rotvec_to_rotmat(rng.normal(size=(50, 3))), rng.normal(size=(50, 3)))
+    points = rng.normal(size=(50, 7, 3))
+    seen = recordings.to_camera(T, points)
+    np.testing.assert_allclose(seen, transforms.apply(T[:, None], points), atol=1e-12)
+    np.testing.assert_allclose(recordings.to_world(T, seen[:, 3]), points[:, 3], atol=1e-12)
 
 
 def test_insignificant_motion_is_filtered_by_its_path(worlds):
@@ -236,23 +277,29 @@ def test_insignificant_motion_is_filtered_by_its_path(worlds):
     assert rows["row_id"].to_list() == kept["row_id"].to_list()
     dropped = reasons(rejected)[Reason.INSIGNIFICANT_MOTION]
     assert dropped == (len(everything) - len(rows)) // 3 > 0
-    found = action.metrics(rows, rejected)
+    settings = dataclasses.replace(CONFIG, min_displacement_m=0.25)
+    lengths_m = action.build([w.clip for w in worlds], made.fits(worlds), settings, made.poses_of).lengths_m
+    found = action.metrics(rows, lengths_m, settings)
     assert found["windows_dropped_as_insignificant"] == dropped
-    assert 0 < found["share_dropped_as_insignificant"] < 1
+    assert found["share_dropped_as_insignificant"] == pytest.approx(dropped / len(lengths_m))
+    effect = {line["threshold_m"]: line for line in action.filter_effect(lengths_m, settings)}
+    assert effect[0.25]["in_force"]
+    assert effect[0.25]["kept"] == rows.filter(task=action_rows.GENERATION).height
+    assert effect[0.0]["kept"] == everything.filter(task=action_rows.GENERATION).height
+    kept = [effect[t]["kept"] for t in sorted(effect)]
+    assert kept == sorted(kept, reverse=True)
 
 
 def test_motion_outside_the_token_range_is_rejected(worlds):
     world = worlds[1]
     fits = made.fits([world])
     far = fits.with_columns(tau=pl.Series(fits["tau"].to_numpy() + np.float32([0, 0, 0.9]), dtype=fits["tau"].dtype))
-    motions, _ = action.collect([world.clip], far, CONFIG)
-    rows, rejected = action.to_rows(motions, {world.clip.clip_id: world.clip}, CONFIG)
+    usual = len(build([world])[0])
+    rows, rejected = parts_of([world.clip], far)
     assert rows.is_empty()
-    assert reasons(rejected) == {Reason.OUTSIDE_TOKEN_RANGE: len(motions)}
-    kept, _ = action.to_rows(
-        motions, {world.clip.clip_id: world.clip}, dataclasses.replace(CONFIG, max_clipped_share=1.0)
-    )
-    assert len(kept) == len(motions)
+    assert reasons(rejected)[Reason.OUTSIDE_TOKEN_RANGE] == usual
+    kept, _ = parts_of([world.clip], far, dataclasses.replace(CONFIG, max_clipped_share=1.0))
+    assert len(kept) == usual
     assert (kept["num_clipped"] * 3 == kept["waypoints"].list.len()).all()
 
 
@@ -260,28 +307,36 @@ def test_what_is_missing_has_its_reason(worlds):
     clip = worlds[1].clip
     fits = made.fits([worlds[1]])
     silent = dataclasses.replace(clip, instructions=())
-    assert set(reasons(action.clip_motions(silent, fits, CONFIG, made.poses_of)[1])) == {Reason.NO_INSTRUCTION}
-    unposed = dataclasses.replace(clip, T_cam_world=None)
-    made_motions, rejected = action.clip_motions(unposed, fits, CONFIG, made.poses_of)
-    assert not made_motions
+    assert set(reasons(parts_of([silent], fits)[1])) == {Reason.NO_INSTRUCTION}
+    rows, rejected = parts_of([dataclasses.replace(clip, T_cam_world=None)], fits)
+    assert rows.is_empty()
     assert reasons(rejected)[Reason.NO_CAMERA_POSE] == 1
-    assert reasons(action.clip_motions(clip, None, CONFIG, made.poses_of)[1]) == {Reason.NO_HAND_DETECTED: 1}
-
-    def broken(clip):
-        raise ClipError(Reason.CORRUPT_VIDEO, "ends early")
-
-    assert reasons(action.clip_motions(clip, fits, CONFIG, broken)[1])[Reason.CORRUPT_VIDEO] == 1
+    assert reasons(parts_of([clip], fits.clear())[1]) == {Reason.NO_HAND_DETECTED: 1}
     one_handed = fits.filter(side="left")
-    found = reasons(action.clip_motions(clip, one_handed, CONFIG, made.poses_of)[1])
+    found = reasons(parts_of([clip], one_handed)[1])
     assert found == {Reason.HAND_GAP: 5, Reason.NO_INSTRUCTION: 2, Reason.CHUNK_TOO_SHORT: 1}
+
+
+def test_a_clip_that_cannot_be_read_stops_no_other(worlds):
+    def poses_of(clip):
+        if clip.clip_id == "made/b":
+            raise ClipError(Reason.CORRUPT_VIDEO, "ends early")
+        return made.poses_of(clip)
+
+    found = action.build([w.clip for w in worlds], made.fits(worlds), CONFIG, poses_of)
+    assert found.rows.equals(build(worlds[:1])[0])
+    broken = found.rejected.filter(item="made/b", reason=Reason.CORRUPT_VIDEO)
+    assert broken["detail"].to_list() == ["ends early"]
 
 
 def test_translation_says_the_instruction(built):
     rows, _ = built
-    translation = rows.filter(task=action.TRANSLATION)
+    translation = rows.filter(task=action_rows.TRANSLATION)
     assert (translation["target_text"] == translation["instruction"]).all()
     assert not any(row["instruction"] in row["prompt"] for row in translation.iter_rows(named=True))
-    assert rows.filter(pl.col("task") != action.TRANSLATION)["target_text"].null_count() == len(rows) - len(translation)
+    assert rows.filter(pl.col("task") != action_rows.TRANSLATION)["target_text"].null_count() == len(rows) - len(
+        translation
+    )
 
 
 def test_same_inputs_same_bytes_whatever_the_order(worlds, tmp_path):
