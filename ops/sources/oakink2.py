@@ -73,7 +73,7 @@ SOURCE = Source(
 def list_videos(root: Path, view: str | None = None) -> list[Path]:
     """The image folder of one camera of every sequence, sorted. view: egocentric (default) or allocentric_*.
 
-    A sequence whose annotation does not name its cameras is listed by its own folder, to be rejected when read.
+    A sequence of which that folder is not found is listed by its own folder, to be rejected with the reason.
     """
     if view not in (None, *VIEWS):
         raise ValueError(f"OakInk2 has views {', '.join(VIEWS)}, got {view!r}")
@@ -92,8 +92,8 @@ def side_files(video: Path) -> list[Path]:
 def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: VideoInfo | None = None) -> Clip:
     """One sequence as one camera saw it.
 
-    Raises ClipError: MISSING_HAND_MODEL, MISSING_LABELS, MISSING_SIDE_FILE, FRAME_COUNT_MISMATCH, BAD_LABEL,
-    NAN_LABEL, UNSUPPORTED_CAMERA, CORRUPT_VIDEO.
+    Raises ClipError: MISSING_HAND_MODEL, MISSING_LABELS, EMPTY_VIDEO, FRAME_COUNT_MISMATCH, BAD_LABEL, NAN_LABEL,
+    UNSUPPORTED_CAMERA, CORRUPT_VIDEO.
     """
     if shard.hand_model is None:
         raise ClipError(
@@ -104,7 +104,8 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
     root, view = Path(shard.root), shard.view or EGO
     if "++" in video.name:
         load_pickle(_annotation_file(root, video.name))  # says what is wrong with it, if it is
-        raise ClipError(Reason.MISSING_LABELS, f"{video.name}: cam_def names no camera {view!r}")
+        detail = f"{video.name}: no folder has the images of camera {view!r}: unpack its data archive"
+        raise ClipError(Reason.EMPTY_VIDEO, detail)
     labels = _labels(root, video.parent.name, view)
     images = _images(video, labels.frame_ids)
     size = probe_images(images, MOCAP_FPS / 4)
@@ -164,11 +165,11 @@ def _split_files(root: Path) -> list[Path]:
 
 
 def _camera_folder(root: Path, seq: Path, view: str) -> Path:
-    """Image folder of a view; the sequence's own folder if its annotation does not tell."""
+    """Image folder of a view; the sequence's own folder if its annotation does not tell, or there is none."""
     file = _annotation_file(root, seq.name)
     names = _camera_names(file, file.stat().st_mtime_ns) if file.is_file() else {}
     serial = next((serial for serial, name in names.items() if name == view), None)
-    return seq if serial is None else seq / serial
+    return seq / serial if serial and (seq / serial).is_dir() else seq
 
 
 @lru_cache(maxsize=4096)

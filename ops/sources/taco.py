@@ -40,6 +40,7 @@ from ops.video import VideoInfo, probe, write_video
 
 KIND = "taco"
 EGO = "ego"
+EGO_VIDEOS = "Egocentric_RGB_Videos"
 MARKERS_REMOVED = "marker_removed_"
 DEPTH_UNITS_PER_M = 4000.0
 TRIPLET = re.compile(r"\((.+?), (.+?), (.+)\)")
@@ -79,14 +80,13 @@ SOURCE = Source(
 def list_videos(root: Path, view: str | None = None) -> list[Path]:
     """Videos of one camera, sorted. view: "ego" (default), a serial, or "marker_removed_" and a serial.
 
-    For the ego camera a sequence with hand poses but no video is listed too, to be rejected with its reason.
+    For the ego camera the hand poses of a sequence without video are listed too, to be rejected with the reason.
     """
     if view in (None, EGO):
-        sequences = {
-            path.parent.relative_to(root / "Hand_Poses") for path in (root / "Hand_Poses").glob("*/*/*_hand.pkl")
-        }
-        videos = {path.parent.relative_to(root / "Egocentric_RGB_Videos") for path in (root / "Egocentric_RGB_Videos").glob("*/*/color.mp4")}  # fmt: skip
-        return sorted(root / "Egocentric_RGB_Videos" / seq / "color.mp4" for seq in sequences | videos)
+        labelled = {path.parent for path in (root / "Hand_Poses").glob("*/*/*_hand.pkl")}
+        videos = set((root / EGO_VIDEOS).glob("*/*/color.mp4"))
+        seen = {video.parent.relative_to(root / EGO_VIDEOS) for video in videos}
+        return sorted(videos | {folder for folder in labelled if folder.relative_to(root / "Hand_Poses") not in seen})
     serial = view.removeprefix(MARKERS_REMOVED)
     folder = "Marker_Removed_Allocentric_RGB_Videos" if view != serial else "Allocentric_RGB_Videos"
     if not serial.isdigit():
@@ -99,7 +99,7 @@ def side_files(video: Path) -> list[Path]:
     root, seq = _place(video)
     tops = ["Hand_Poses", "Object_Poses"]
     ego = ["Egocentric_Camera_Parameters", "Egocentric_Depth_Videos"]
-    tops += ego if video.name == "color.mp4" else ["Allocentric_Camera_Parameters"]
+    tops += ego if _view(video) == EGO else ["Allocentric_Camera_Parameters"]
     files = [path for top in tops for path in (root / top / seq).glob("*") if path.is_file()]
     meshes = [_mesh_file(root, path) for path in files if path.parent.parent.parent.name == "Object_Poses"]
     lists = [path for path in (_list_file(root, name) for name in LISTS) if path]
@@ -113,9 +113,11 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
     MISSING_HAND_MODEL, FRAME_COUNT_MISMATCH, BAD_LABEL, NAN_LABEL, UNSUPPORTED_CAMERA.
     """
     root, seq = _place(video)
-    is_ego = video.name == "color.mp4"
+    is_ego = _view(video) == EGO
     if is_ego:
         _refuse_known_bad(root, seq)
+    if video.is_dir():
+        raise ClipError(Reason.EMPTY_VIDEO, f"{EGO_VIDEOS}/{seq.as_posix()}/color.mp4 is missing: unpack its archive")
     info = info or probe(video)
     camera, T_cam_world = _ego_camera(root, seq, info) if is_ego else _fixed_camera(root, seq, video.stem, info)
     return Clip(
@@ -150,11 +152,12 @@ def read_clips(root: Path, view: str | None = None, hand_model: Path | None = No
 
 def _place(video: Path) -> tuple[Path, Path]:
     """Root, and `<triplet>/<id>`."""
-    return video.parents[3], Path(video.parents[1].name) / video.parent.name
+    folder = video if SEQUENCE.fullmatch(video.name) else video.parent
+    return folder.parents[2], Path(folder.parent.name) / folder.name
 
 
 def _view(video: Path) -> str:
-    if video.name == "color.mp4":
+    if video.name == "color.mp4" or SEQUENCE.fullmatch(video.name):
         return EGO
     return (MARKERS_REMOVED if video.parents[2].name.startswith("Marker_Removed") else "") + video.stem
 
@@ -380,10 +383,10 @@ def write_example(root: Path, truth: Truth, fixed: dict[str, Truth] | None = Non
     verb, tool, target = (said[3], said[1], said[2]) if said else (
         truth.instructions[0].text if truth.instructions else "empty", truth.objects[0].name, truth.objects[-1].name
     )  # fmt: skip
-    taken = len(list(root.glob("Egocentric_RGB_Videos/*/*")))
+    taken = len(list((root / EGO_VIDEOS).glob("*/*")))
     name = truth.name if SEQUENCE.fullmatch(truth.name) else f"20230917_{taken + 1:03d}"
     seq = Path(f"({verb}, {tool}, {target})") / name
-    write_video(root / "Egocentric_RGB_Videos" / seq / "color.mp4", truth.rgb, truth.fps)
+    write_video(root / EGO_VIDEOS / seq / "color.mp4", truth.rgb, truth.fps)
     _write_depth(root / "Egocentric_Depth_Videos" / seq / "egocentric_depth.avi", truth.depth_m)
     parameters = root / "Egocentric_Camera_Parameters" / seq
     parameters.mkdir(parents=True)
