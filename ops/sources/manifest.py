@@ -32,6 +32,7 @@ READERS = {
     "oakink2": "ops.sources.oakink2",
     "synthetic": "ops.sources.synthetic",
     "taco": "ops.sources.taco",
+    "vitra": "ops.sources.vitra",
 }
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
 THUMBNAIL = (160, 120)
