@@ -26,9 +26,12 @@ from ops.store import Report, write_file, write_rejects
 from ops.video import VideoInfo, frame_times_s, probe
 
 READERS = {
+    "arctic": "ops.sources.arctic",
     "egodex": "ops.sources.egodex",
     "folder": "ops.sources.folder",
+    "fpha": "ops.sources.fpha",
     "h2o": "ops.sources.h2o",
+    "hoi4d": "ops.sources.hoi4d",
     "oakink2": "ops.sources.oakink2",
     "synthetic": "ops.sources.synthetic",
     "taco": "ops.sources.taco",
