@@ -26,6 +26,7 @@ from ops.store import Report, write_file, write_rejects
 from ops.video import VideoInfo, frame_times_s, probe
 
 READERS = {
+    "dexycb": "ops.sources.dexycb",
     "arctic": "ops.sources.arctic",
     "egodex": "ops.sources.egodex",
     "folder": "ops.sources.folder",
