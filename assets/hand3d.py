@@ -25,4 +25,11 @@ waypoints in metres in that frame's camera axes. Motions below the displacement 
         """Hand3D-test: question-answer rows from videos that no training row was made from, by name and by bytes (VIPA-VLA
 4.4). Same columns as hand3d_visual, sampled over tasks and sources.""",
     ),
+    Described(
+        "hand3d_dataset",
+        ("parquet", "webdataset", "huggingface"),
+        """Hand3D to train on elsewhere: Parquet that Hugging Face `datasets` loads without a script, conversations for InternVL
+and LLaVA, WebDataset tars, hand trajectories as LeRobot v3, a dataset card with licences and SHA256SUMS. quality.html puts the
+paper's tables beside ours and draws rows on their frames. Frames whose licence forbids passing them on are left out.""",
+    ),
 )

@@ -21,6 +21,7 @@ ABOUT = {
     "hand3d_visual": "question-answer rows: relations, completion, hand and camera movement",
     "hand3d_action": "motion-token rows: instruction, prediction, translation",
     "hand3d_test": "question-answer rows from videos in no training split",
+    "hand3d_dataset": "Hand3D as people train on it, with card, checksums and quality report",
     "base_model": "vision-language model and 3-D encoder to start from",
     "stage1_checkpoint": "stage 1: the fusion layer, on hand3d_visual",
     "stage2_checkpoint": "stage 2: fusion and language model, on hand3d_action",
@@ -65,6 +66,10 @@ def parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", _run, "make one artefact (of all shards where none is named)")
     run.add_argument("stage", choices=list(BY_NAME), metavar="STAGE", help="see `hand3d --help`")
     run.add_argument("--shard", default="", help="a key of shards in params.yaml")
+    job = run.add_argument_group("as a job of a runner, which checks and records the output")
+    job.add_argument("--attest", type=Path, metavar="FILE", help="write what was made, or why not, to FILE; record nothing")
+    job.add_argument("--expect-code", default="", metavar="SHA256", help="refuse to run any other code of the stage")
+    job.add_argument("--require-gpu", action="store_true", help="refuse to run without a GPU")
     bootstrap = _command(commands, "bootstrap", _bootstrap, "fetch weights and clips, build the hand model")
     bootstrap.add_argument("--only", help='"weights", "clips", or one step')
     _command(commands, "status", _status, "what is missing or out of date, and why")
@@ -92,6 +97,12 @@ def _run(options: argparse.Namespace) -> int:
     from ops.rejects import ClipError
 
     root = options.root.resolve()
+    if options.attest:
+        from ops import jobs
+
+        return jobs.work(root, options.stage, options.shard, options.attest, options.expect_code, options.require_gpu)
+    if options.require_gpu or options.expect_code:
+        raise ValueError("--require-gpu and --expect-code are for jobs: give --attest FILE as well")
     settings = config.load(root / "params.yaml")
     if "DVC_STAGE" not in os.environ:
         data_version.prepare(root)

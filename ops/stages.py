@@ -45,6 +45,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("hand3d_visual", "ops.hand3d.visual:run", ("raw_videos", "mano_fits", "point_clouds", "calibrated_point_clouds"), ("hand3d_visual", "point_clouds"), partitioned=True),
     Stage("hand3d_action", "ops.hand3d.action:run", ("raw_videos", "mano_fits"), ("hand3d_action",), partitioned=True),
     Stage("hand3d_test", "ops.hand3d.heldout:run", ("raw_videos", "hand3d_visual"), ("hand3d_test",)),
+    Stage("hand3d_dataset", "ops.hand3d.dataset:run", ("raw_videos", "mano_fits", "point_clouds", "objects", "calibrated_point_clouds", "hand3d_visual", "hand3d_action", "hand3d_test"), ("hand3d_dataset", "hand3d_visual", "hand3d_action")),
     Stage("base_model", "ops.training.base:run", ("raw_videos", "hand3d_visual"), ("model", "base_model"), gpu=True, files=("data/weights/tokenizer",)),
     Stage("stage1_checkpoint", "ops.training.stages:run_stage1", ("base_model", "raw_videos", "hand3d_visual"), ("stage1",), gpu=True, files=("data/weights/tokenizer",)),
     Stage("stage2_checkpoint", "ops.training.stages:run_stage2", ("stage1_checkpoint", "raw_videos", "hand3d_action"), ("stage2",), gpu=True, files=("data/weights/tokenizer",)),

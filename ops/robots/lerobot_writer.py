@@ -168,7 +168,7 @@ def _add(
     keys: dict[str, str],
     fps: float,
 ) -> None:
-    numbers = episode.numbers()
+    numbers = dict(episode.numbers())
     number, length = len(totals.episodes), len(next(iter(numbers.values())))
     numbers |= {
         "timestamp": (np.arange(length) / fps).astype(np.float32),

@@ -1,0 +1,118 @@
+"""Charts of a release for its quality report, from tallies (ops.hand3d.tally). Metres."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ops.hand3d.tally import DISTANCE_EDGES_M, LENGTH_EDGES_M, WORDS, Totals
+from ops.tables import ACTION_TASKS, VISUAL_TASKS
+
+if TYPE_CHECKING:
+    from ops.hand3d.gallery import Drawn
+
+COLOURS = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#d55e00",
+    "#999999",
+)  # apart for colour-blind readers
+_SHEET_WIDTH = 640
+_MAX_BYTES = 290_000  # what an asset page still shows
+
+
+def distances(totals: Totals, path: Path) -> None:
+    """How far things are (visual) and how far wrists go (action): share of each task's rows in each bin."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _shares(left, totals, VISUAL_TASKS, DISTANCE_EDGES_M, "distance, m", "Hand3D-visual")
+    _shares(right, totals, ACTION_TASKS, LENGTH_EDGES_M, "path of the wrist, m", "Hand3D-action")
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def _shares(axes, totals: Totals, tasks: Sequence[str], edges: np.ndarray, label: str, title: str) -> None:
+    """Bins beyond the last even one are drawn as one, "and more"."""
+    even = int(np.flatnonzero(~np.isclose(np.diff(edges), edges[1] - edges[0]))[0])
+    shown = [*edges[: even + 1], edges[even] + (edges[1] - edges[0])]
+    for task, colour in zip(tasks, COLOURS, strict=False):
+        counts = np.asarray(totals.distances.get(task, []), float)
+        if counts.sum():
+            shares = np.append(counts[:even], counts[even:].sum()) / counts.sum()
+            axes.stairs(100 * shares, shown, label=f"{task} ({int(counts.sum()):,})", color=colour, linewidth=1.6)
+    axes.set(xlabel=f"{label} (last bin: and more)", ylabel="% of the task's rows", title=title)
+    _legend(axes)
+
+
+def directions(totals: Totals, path: Path) -> None:
+    """How often each direction word is said, of each task's rows; a row may say up to three."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    axes = figure.subplots()
+    words = (*WORDS, "none")
+    present = [task for task in VISUAL_TASKS if task in totals.directions]
+    for place, task in enumerate(present):
+        shares = 100 * np.asarray(totals.directions[task]) / max(totals.count(task=task), 1)
+        width = 0.8 / len(present)
+        axes.bar(
+            np.arange(len(words)) + (place - (len(present) - 1) / 2) * width,
+            shares,
+            width,
+            label=task,
+            color=COLOURS[place],
+        )
+    axes.set_xticks(range(len(words)), words)
+    axes.set(ylabel="% of the task's rows", title="Directions in Hand3D-visual")
+    _legend(axes)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def _legend(axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def sheet(drawn: "Sequence[Drawn]", path: Path) -> None:
+    """The first picture of each task with its question and answer, small enough for an asset page; none, no file."""
+    from PIL import Image
+
+    first: dict[str, Drawn] = {}
+    for item in drawn:
+        if item.picture is not None:
+            first.setdefault(str(item.row["task"]), item)
+    strips = [_strip(item) for item in first.values()]
+    if not strips:
+        return
+    height = max(strip.height for strip in strips)
+    columns = 2
+    page = Image.new("RGB", (columns * _SHEET_WIDTH, -(-len(strips) // columns) * height), "white")
+    for place, strip in enumerate(strips):
+        page.paste(strip, (place % columns * _SHEET_WIDTH, place // columns * height))
+    for colours in (256, 128, 64, 32):
+        page.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
+        if path.stat().st_size <= _MAX_BYTES:
+            return
+
+
+def _strip(item: "Drawn"):
+    import textwrap
+
+    from PIL import Image, ImageDraw
+
+    from ops.hand3d.quality_page import words_of
+
+    question, answer = words_of(item.row)
+    lines = [str(item.row["task"]), *textwrap.wrap(f"Q: {question}", 92)[:3], *textwrap.wrap(f"A: {answer}", 92)[:2]]
+    strip = Image.new("RGB", (_SHEET_WIDTH, 310 + 16 * 6), "white")
+    picture = item.picture.copy()
+    picture.thumbnail((_SHEET_WIDTH - 10, 300))
+    strip.paste(picture, (0, 4))
+    ImageDraw.Draw(strip).multiline_text((2, 308), "\n".join(lines), fill="black", font_size=13)
+    return strip

@@ -1,0 +1,96 @@
+"""What a release is made of: the row tables of each shard, read in batches, and work that is done once a shard.
+
+A part is the rows of one kind and split from one shard; all its files carry its name, so an interrupted release goes on
+at the first part that was not finished, and no step holds more than one batch of rows.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from ops.store import write_file
+
+BATCH_ROWS = 10_000
+DONE = "done.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """kind: "visual" or "action". shard: a key of params.yaml, or "all" for the one test set of all shards."""
+
+    kind: str
+    split: str
+    shard: str
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.split}-{self.shard}"
+
+    def batches(self, num_rows: int = BATCH_ROWS) -> Iterator[pl.DataFrame]:
+        """The part's rows in their order, num_rows at a time (the last batch has fewer); read as they are needed."""
+        rows = pl.scan_parquet(self.path).filter(split=self.split)
+        held: list[pl.DataFrame] = []
+        for batch in rows.collect_batches(chunk_size=num_rows, maintain_order=True):
+            held.append(batch)
+            while sum(map(len, held)) >= num_rows:
+                together = pl.concat(held)
+                yield together.head(num_rows)
+                held = [together.slice(num_rows)]
+        left = pl.concat(held) if held else pl.DataFrame()
+        if len(left):
+            yield left
+
+
+def list_parts(visual: Path, action: Path, test: Path, shards: list[str]) -> list[Part]:
+    """All parts, in a fixed order. Raises FileNotFoundError naming the stage whose output is missing."""
+    parts = [Part("visual", "train", shard, visual / shard / "visual_rows.parquet") for shard in shards]
+    parts.append(Part("visual", "test", "all", test / "visual_rows.parquet"))
+    parts += [
+        Part("action", split, shard, action / shard / "action_rows.parquet")
+        for split in ("train", "test")
+        for shard in shards
+    ]
+    missing = [part.path for part in parts if not part.path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{missing[0]} is missing: run hand3d_visual, hand3d_action and hand3d_test first")
+    return parts
+
+
+def once(scratch: Path, name: str, key: object, make: Callable[[Path], dict]) -> tuple[Path, dict]:
+    """Folder and facts of a piece of work; made anew unless an interrupted run finished it from the same inputs.
+
+    key: whatever the result follows from (JSON or its text). make(folder) fills the folder and returns JSON facts.
+    """
+    folder = scratch / name
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+    done = folder / DONE
+    if done.is_file():
+        kept = json.loads(done.read_text(encoding="utf-8"))
+        if kept["key"] == digest:
+            return folder, kept["facts"]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    facts = make(folder)
+    write_file(done, json.dumps({"key": digest, "facts": facts}).encode())
+    return folder, facts
+
+
+def stamp(*paths: Path) -> list[list[object]]:
+    """Size and time of change of input files: the part of a key that says they are the same."""
+    return [[os.fspath(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Every file of a finished piece into the release, without copying bytes; the piece stays for a re-run."""
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and path.name != DONE:
+            there = target / path.relative_to(source)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, there)
