@@ -137,6 +137,9 @@ class Clip:
     """Joint labels by side, of sources without MANO."""
     hand_model: Path | None = None
     """Folder with the MANO files that `hands` belong to; None = the stand-in."""
+    left_model: str = "own"
+    """What `hands["left"]` belongs to: "own", MANO_LEFT as it is; "fixed", MANO_LEFT with its shapes turned round (smplx
+    issue 48); "mirrored", MANO_RIGHT in a mirror. ops.sources.hand_models loads it."""
     published_px: dict[str, Float[np.ndarray, "T 21 2"]] = field(default_factory=dict)
     """Joints in the image as the source itself publishes them, by side, pixels of the undistorted image, NaN where it
     gives none. Never a label: ops.sources.acceptance compares the labels' projection with them."""

@@ -100,6 +100,7 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
         "hands": {side: _hand(episode, side) for side in SIDES} if shard.hand_model else {},
         "joints": {} if shard.hand_model else {side: _joints(episode, side) for side in SIDES},
         "hand_model": shard.hand_model and Path(shard.hand_model),
+        "left_model": "mirrored",
     }
     return Clip(
         clip_id=clip_id(video, shard),

@@ -11,9 +11,11 @@ import pytest
 from ops.config import Config, RawVideosConfig, ShardConfig, TrainConfig
 from ops.geometry import transforms
 from ops.geometry.camera import PinholeCamera
+from ops.hands.mano import load_models
 from ops.rejects import ClipError, Reason
 from ops.sources import manifest, vitra
 from ops.sources.example import make_truth
+from ops.sources.hand_models import models_of
 from ops.sources.vitra_episode import read_episode, write_episode, write_frame_index
 from tests.ops.toy_hands import write_toy_models
 
@@ -159,6 +161,27 @@ def test_invalid_frames_are_identity_and_zeros(tmp_path, path, truth, models):
     save(path, stored)
     (clip,) = read(tmp_path, models)
     assert np.isfinite(clip.hands["left"].tau).all()
+
+
+def test_the_left_hand_is_mano_right_in_a_mirror(tmp_path, path, truth, models):
+    """MANO_LEFT as published has shapes that move x as the right hand's do: its beta would be another hand."""
+    published = tmp_path / "published"
+    published.mkdir()
+    right, left = (dict(np.load(models / f"{side}.npz")) for side in ("right", "left"))
+    left["shapedirs"] = left["shapedirs"] * [[-1.0], [1.0], [1.0]]
+    np.savez(published / "left.npz", **left)
+    np.savez(published / "right.npz", **right)
+    (clip,) = read(tmp_path, published)
+    track = clip.hands["left"]
+    own, mirrored = load_models(published)["left"], models_of(clip, tmp_path)["left"]
+    wrong = own.joints(track.theta, track.r, track.tau, track.beta)
+    assert np.abs(wrong - truth.joints_cam["left"][2:]).max() > 1e-3
+    good = mirrored.joints(track.theta, track.r, track.tau, track.beta)
+    np.testing.assert_allclose(good, truth.joints_cam["left"][2:], atol=1e-9)
+    fixed = models_of(replace(clip, left_model="fixed"), tmp_path)["left"]
+    np.testing.assert_allclose(fixed.joints(track.theta, track.r, track.tau, track.beta), good, atol=1e-9)
+    with pytest.raises(ValueError, match="own, fixed, mirrored"):
+        models_of(replace(clip, left_model="right"), tmp_path)
 
 
 def test_an_episode_of_one_hand(tmp_path, models):
