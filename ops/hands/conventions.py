@@ -46,7 +46,10 @@ def mean_pose_from_flat_theta(model: HandModel, theta: Float[np.ndarray, "n 45"]
 def flat_theta_from_pca(
     model: HandModel, coeffs: Float[np.ndarray, "n k"], flat_hand_mean: bool = False
 ) -> Float64[np.ndarray, "n 45"]:
-    """theta of the first k PCA coefficients, k <= 45. flat_hand_mean: they count from the flat hand, not the mean."""
+    """theta of the first k PCA coefficients, k <= 45. flat_hand_mean: they count from the flat hand, not the mean.
+
+    As manopth does for every k, and smplx for k < 45: given 45, smplx takes them for axis-angles.
+    """
     coeffs = np.asarray(coeffs, dtype=np.float64)
     if coeffs.ndim != 2 or not 1 <= coeffs.shape[1] <= 45:
         raise ValueError(f"PCA coefficients must have shape (n, k) with k from 1 to 45, got {coeffs.shape}")

@@ -1,5 +1,6 @@
 """The hand model against smplx, by its invariances, and its file readers against honest and hostile files."""
 
+import copyreg
 import io
 import os
 import pickle
@@ -15,6 +16,7 @@ from ops.geometry.transforms import rotmat_to_rotvec, rotvec_to_rotmat
 from ops.hands import joints as orders
 from ops.hands.mano import HandModel, from_smplx, load_model, load_models
 from ops.hands.mano_files import read_arrays
+from tests.ops import py2_pickle
 from tests.ops.toy_hands import natural_poses, toy_arrays, write_toy_models
 
 
@@ -116,10 +118,19 @@ class FakeChumpy:
         self.__dict__.update(state)
 
 
-def licensed_format(arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """A pickle as the licensed files are: protocol 2, old module names, chumpy objects, a sparse regressor."""
+def old_style(self: object, protocol: int) -> tuple[object, ...]:
+    """How objects came out of Python 2's protocols 0 and 1."""
+    return copyreg._reconstructor, (type(self), object, None), self.__dict__
+
+
+def licensed_format(arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch, reconstructed: bool) -> bytes:
+    """A pickle as the licensed files are: Python 2's bytes, chumpy objects, a sparse regressor, more keys than used.
+
+    reconstructed: objects made by ``copy_reg._reconstructor``, not by NEWOBJ; both forms are about.
+    """
+    body = {"__reduce_ex__": old_style} if reconstructed else {}
     ch, select = (
-        type(name, (FakeChumpy,), {"__module__": module})
+        type(name, (FakeChumpy,), {"__module__": module} | body)
         for name, module in (("Ch", "chumpy.ch"), ("Select", "chumpy.reordering"))
     )
     for name, kind in (("chumpy", None), ("chumpy.ch", ch), ("chumpy.reordering", select)):
@@ -129,34 +140,71 @@ def licensed_format(arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPat
         monkeypatch.setitem(sys.modules, name, module)
     wide = np.concatenate([arrays["shapedirs"], np.ones((778, 3, 5))], axis=2)
     index = np.arange(wide.size).reshape(wide.shape)[:, :, :10].ravel()
-    content = arrays | {
-        "v_template": ch(x=arrays["v_template"], _dirty_vars={"x"}),
-        "shapedirs": select(a=ch(x=wide), idxs=index, preferred_shape=(778, 3, 10)),
+    state = {"_dirty_vars": {"x"}, "_itr": None, "_status": "new", "_depends_on_deps": {}}
+    content = {
+        "hands_components": arrays["hands_components"],
+        "f": arrays["f"].astype(np.uint32),
         "J_regressor": scipy.sparse.csc_matrix(arrays["J_regressor"]),
+        "kintree_table": arrays["kintree_table"],
+        "J": arrays["J_regressor"] @ arrays["v_template"],
+        "hands_coeffs": np.zeros((7, 45)),
+        "weights": arrays["weights"],
+        "posedirs": arrays["posedirs"],
         "bs_style": "lbs",
+        "hands_mean": arrays["hands_mean"],
+        "v_template": ch(x=arrays["v_template"], **state),
+        "shapedirs": select(a=ch(x=wide, **state), idxs=index, preferred_shape=(778, 3, 10), **state),
+        "bs_type": "lrotmin",
     }
-    data = pickle.dumps(content, protocol=2)
-    for new, old in ((b"scipy.sparse._csc", b"scipy.sparse.csc"), (b"numpy._core.", b"numpy.core.")):
-        data = data.replace(new, old)
-    assert b"chumpy.ch" in data
-    assert b"numpy.core.multiarray" in data
-    assert b"scipy.sparse.csc\n" in data
-    return data
+    return py2_pickle.dumps(content)
 
 
-def test_licensed_pickle_is_read_without_chumpy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reconstructed", [False, True])
+def test_licensed_pickle_is_read_without_chumpy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reconstructed: bool
+) -> None:
     for side in ("left", "right"):
-        (tmp_path / f"MANO_{side.upper()}.pkl").write_bytes(licensed_format(toy_arrays(side), monkeypatch))
+        data = licensed_format(toy_arrays(side), monkeypatch, reconstructed)
+        assert data.startswith(b"\x80\x02")
+        assert all(
+            name in data for name in (b"cchumpy.ch\nCh\n", b"cchumpy.reordering\nSelect\n", b"c__builtin__\nset\n")
+        )
+        assert all(
+            name in data for name in (b"cnumpy.core.multiarray\n_reconstruct\n", b"cscipy.sparse.csc\ncsc_matrix\n")
+        )
+        assert (b"ccopy_reg\n_reconstructor\n" in data) == reconstructed
+        assert b"_codecs" not in data, "array contents are byte strings, as Python 2 wrote them"
+        (tmp_path / f"MANO_{side.upper()}.pkl").write_bytes(data)
     for name in ("chumpy", "chumpy.ch", "chumpy.reordering"):
         monkeypatch.delitem(sys.modules, name)
     loaded = load_models(tmp_path)
     write_toy_models(tmp_path / "npz")
     expected = load_models(tmp_path / "npz")
+    fields = (
+        "v_template",
+        "shapedirs",
+        "posedirs",
+        "J_regressor",
+        "weights",
+        "hands_mean",
+        "hands_components",
+        "faces",
+    )
     for side in ("left", "right"):
         assert loaded[side].name == "mano"
-        for field in ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "hands_mean", "faces"):
+        for field in fields:
             np.testing.assert_array_equal(getattr(loaded[side], field), getattr(expected[side], field))
     assert "chumpy" not in sys.modules
+
+
+@pytest.mark.filterwarnings("ignore:Please import `csc_matrix`:DeprecationWarning")
+def test_python_itself_reads_the_imitation_as_it_reads_python_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The imitated file is a true pickle: the plain unpickler with ``encoding="latin1"`` gives the same arrays."""
+    arrays = toy_arrays("right")
+    content = pickle.loads(licensed_format(arrays, monkeypatch, reconstructed=False), encoding="latin1")
+    np.testing.assert_array_equal(content["v_template"].x, arrays["v_template"])
+    np.testing.assert_array_equal(content["J_regressor"].toarray(), arrays["J_regressor"])
+    np.testing.assert_array_equal(content["posedirs"], arrays["posedirs"])
 
 
 class Payload:
@@ -168,6 +216,7 @@ class Payload:
 
 
 HOSTILE = {
+    "copyreg": lambda mark: Payload(copyreg._reconstructor, os._wrap_close, object, None),
     "os.system": lambda mark: Payload(os.system, f"touch {mark}"),
     "eval": lambda mark: Payload(eval, f"open({str(mark)!r}, 'w')"),
     "getattr": lambda mark: Payload(getattr, "text", "upper"),
