@@ -38,7 +38,7 @@ from ops.sources.base import Clip, HandTrack, Instruction, ObjectTrack, Source, 
 from ops.sources.example import Truth, box_corners_m
 from ops.sources.images import probe_images
 from ops.sources.meshes import object_track, read_outline
-from ops.sources.safe_load import load_pickle
+from ops.sources.safe_load import load_pickle_lazily
 from ops.sources.world_labels import finite, hand_in_camera, rigid
 from ops.video import VideoInfo
 
@@ -103,7 +103,7 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
     load_models(Path(shard.hand_model))  # it must be there before hands that belong to it go on
     root, view = Path(shard.root), shard.view or EGO
     if "++" in video.name:
-        load_pickle(_annotation_file(root, video.name))  # says what is wrong with it, if it is
+        load_pickle_lazily(_annotation_file(root, video.name))  # says what is wrong with it, if it is
         detail = f"{video.name}: no folder has the images of camera {view!r}: unpack its data archive"
         raise ClipError(Reason.EMPTY_VIDEO, detail)
     labels = _labels(root, video.parent.name, view)
@@ -190,7 +190,7 @@ def _camera_names(path: Path, _version: int) -> dict[str, str]:
     except (ValueError, EOFError, UnicodeDecodeError, struct.error):  # damaged: read_clip tells
         return {}
     try:
-        content = load_pickle(path)
+        content = load_pickle_lazily(path)
     except ClipError:
         return {}
     return content.get("cam_def", {}) if isinstance(content, dict) else {}
@@ -237,7 +237,7 @@ def _labels(root: Path, token: str, view: str) -> _Labels:
 
 @lru_cache(maxsize=4)
 def _read_labels(path: Path, _version: int, view: str) -> _Labels:
-    anno = load_pickle(path)
+    anno = load_pickle_lazily(path)
     try:
         ids = np.array([int(i) for i in anno["frame_id_list"]])
         view = view if view in anno["cam_intr"] else next(s for s, name in anno["cam_def"].items() if name == view)

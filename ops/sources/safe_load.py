@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from ops.rejects import ClipError, Reason
-from ops.safe_pickle import ArraysUnpickler, RefusedError, load_stream
+from ops.safe_pickle import ArraysUnpickler, RefusedError, load, load_stream
 
 TORCH_DTYPES = (
     "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
@@ -24,6 +24,14 @@ ZIP_MAGIC = b"PK\x03\x04"
 def load_pickle(path: Path) -> object:
     """Content of a pickle (Python 2 or 3, also with torch tensors) or of a file of torch.save."""
     return _read(path, _load_pickle)
+
+
+def load_pickle_lazily(path: Path) -> object:
+    """As load_pickle, but tensors are read when numpy asks for them: np.asarray(tensor). For files with 100,000 of them.
+
+    np.asarray raises ValueError for a tensor that is damaged.
+    """
+    return _read(path, lambda path: load(path, _WithLazyTensors))
 
 
 def load_npy_object(path: Path) -> object:
@@ -100,6 +108,35 @@ class _WithTensors(ArraysUnpickler):
         if module == "torch" and name in TORCH_DTYPES:
             return name
         return super().find_class(module, name)
+
+
+class LazyTensor:
+    """A torch tensor of which only the bytes are there until numpy asks for it."""
+
+    def __init__(self, content: bytes | str, *parts: object):
+        self._content, self._parts = content, parts
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        try:
+            array = _rebuild_tensor(_storage(self._content), *self._parts)
+        except (RefusedError, RuntimeError, TypeError) as error:
+            raise ValueError(f"damaged tensor: {error}") from error
+        return array if dtype is None else array.astype(dtype)
+
+
+class _WithLazyTensors(_WithTensors):
+    """Leaves tensors as LazyTensor."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            return functools.partial(_unread)
+        if (module, name) in (("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_tensor")):
+            return functools.partial(LazyTensor)
+        return super().find_class(module, name)
+
+
+def _unread(content: bytes | str) -> bytes | str:
+    return content
 
 
 def _storage(content: bytes | str) -> object:
