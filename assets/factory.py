@@ -72,7 +72,7 @@ def _made(context: dg.AssetExecutionContext, runner: StageRunner, stage: Stage, 
         address = data_version.address(stage.name, shard)
         if address not in data_version.stale(runner.folder, [address]):
             return runner.load(stage.name, shard)
-    return runner.run(stage.name, shard)
+    return runner.run(stage.name, shard, context)
 
 
 def materialised(artefact: Artefact) -> dg.MaterializeResult:

@@ -1,7 +1,5 @@
 """What an asset may ask for, as types: a runner that makes an artefact. Which one it is, the deployment decides."""
 
-import os
-import subprocess
 import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -11,11 +9,14 @@ import dagster as dg
 from ops import artefacts, config
 from ops.artefacts import Artefact
 from ops.data_version import address
-from ops.pipeline import output
 
 
 class StageRunner(dg.ConfigurableResource, ABC):
-    """Makes an artefact of the workspace `root` and returns what is known about it."""
+    """Makes an artefact of the workspace `root` and returns what is known about it.
+
+    The output is whole or absent, checked and recorded here whoever made it, so that every runner gives the same
+    artefact: the same bytes, the same data version, the same report.
+    """
 
     root: str
 
@@ -28,8 +29,9 @@ class StageRunner(dg.ConfigurableResource, ABC):
         return config.load(self.folder / "params.yaml")
 
     @abstractmethod
-    def run(self, stage: str, shard: str) -> Artefact:
-        """Make it. Raises whatever the stage raises."""
+    def run(self, stage: str, shard: str, context: dg.AssetExecutionContext | None = None) -> Artefact:
+        """Make it. context: of the step, for runners that speak Dagster Pipes. Raises what the stage raises, or
+        RuntimeError with its words where it ran in another process."""
 
     def load(self, stage: str, shard: str) -> Artefact:
         """Judge one that stands."""
@@ -39,30 +41,7 @@ class StageRunner(dg.ConfigurableResource, ABC):
 class InProcess(StageRunner):
     """In the step's own process: no start-up cost, the default on one machine."""
 
-    def run(self, stage: str, shard: str) -> Artefact:
+    def run(self, stage: str, shard: str, context: dg.AssetExecutionContext | None = None) -> Artefact:
         made = artefacts.make(self.folder, self.settings(), stage, shard)
         print(f"{address(stage, shard)}: made in {made.seconds:.1f} s", file=sys.stderr, flush=True)
         return made
-
-
-class Subprocess(StageRunner):
-    """As `python -m ops run STAGE` in a process of its own; its output is read back from disk, so nothing is lost on
-    the way. python: interpreter of the environment that holds the stage's libraries."""
-
-    python: str = sys.executable
-
-    def run(self, stage: str, shard: str) -> Artefact:
-        command = [self.python, "-m", "ops", "run", stage, "--root", self.root]
-        command += ["--shard", shard] if shard else []
-        package = Path(artefacts.__file__).parent.parent
-        paths = os.pathsep.join(filter(None, [os.fspath(package), os.environ.get("PYTHONPATH")]))
-        before = self._mark(stage, shard)
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths})
-        # a new output that a blocking check refuses ends with code 1 as well; it stands, and is judged by load
-        if done.returncode and self._mark(stage, shard) == before:
-            raise RuntimeError(f"{' '.join(command[1:])} ended with code {done.returncode}: its output says why")
-        return self.load(stage, shard)
-
-    def _mark(self, stage: str, shard: str) -> tuple[int, int] | None:
-        path = output(self.folder, stage, shard) / "report.json"
-        return (path.stat().st_ino, path.stat().st_mtime_ns) if path.is_file() else None

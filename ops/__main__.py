@@ -67,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("stage", choices=list(BY_NAME), metavar="STAGE", help="see `hand3d --help`")
     run.add_argument("--shard", default="", help="a key of shards in params.yaml")
     job = run.add_argument_group("as a job of a runner, which checks and records the output")
-    job.add_argument("--attest", type=Path, metavar="FILE", help="write what was made, or why not, to FILE; record nothing")
+    job.add_argument(
+        "--attest", type=Path, metavar="FILE", help="write what was made, or why not, to FILE; record nothing"
+    )
     job.add_argument("--expect-code", default="", metavar="SHA256", help="refuse to run any other code of the stage")
     job.add_argument("--require-gpu", action="store_true", help="refuse to run without a GPU")
     bootstrap = _command(commands, "bootstrap", _bootstrap, "fetch weights and clips, build the hand model")

@@ -38,6 +38,15 @@ def make(root: Path, config: Config, name: str, shard: str = "") -> Artefact:
     return _judged(root, config, name, shard, report, time.monotonic() - start, record=True)
 
 
+def record(root: Path, config: Config, name: str, shard: str = "", seconds: float = 0.0) -> Artefact:
+    """Check and record an output that another process has just made, as `make` does with its own.
+
+    Raises FileNotFoundError where there is no report.json: what a process says it made does not count.
+    """
+    report = Report.load(output(root, name, shard))
+    return _judged(root, config, name, shard, report, seconds, record=True)
+
+
 def load(root: Path, config: Config, name: str, shard: str = "") -> Artefact:
     """Judge an artefact that stands. Raises FileNotFoundError when it was not made."""
     report = Report.load(output(root, name, shard))

@@ -6,7 +6,9 @@ code makes stale exactly the stages that use it.
 
 import ast
 import hashlib
+import os
 import re
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -20,7 +22,7 @@ PLUMBING = frozenset(
     "ops." + name
     for name in [
         *("stages", "pipeline", "store", "config", "rejects", "tracking", "bootstrap", "code_version"),
-        *("data_version", "dvc_file", "artefacts", "checks", "lineage"),
+        *("data_version", "dvc_file", "artefacts", "checks", "lineage", "jobs"),
     ]
 )
 MODULE = re.compile(r"ops(\.\w+)+(:\w+)?")
@@ -42,7 +44,7 @@ def code_files(stage: Stage) -> list[Path]:
         if module in found or module in PLUMBING or path is None:
             continue
         found[module] = path
-        queue += _imports(path, path.stat().st_mtime_ns)
+        queue += imported(path)
     return sorted(found.values())
 
 
@@ -55,8 +57,17 @@ def code_version(stage: Stage) -> str:
     return digest.hexdigest()
 
 
+def imported(path: Path) -> list[str]:
+    """Names of ops modules, and of what is imported from them, in a source file."""
+    return _imports(path, path.stat().st_mtime_ns)
+
+
 def git_commit() -> str | None:
-    """Commit of the code that runs; None outside a checkout."""
+    """Commit of the code that runs: what an image was labelled with (HAND3D_GIT_COMMIT), else the checkout's."""
+    if "HAND3D_GIT_COMMIT" in os.environ:
+        return os.environ["HAND3D_GIT_COMMIT"]
+    if shutil.which("git") is None:
+        return None
     command = ["git", "rev-parse", "HEAD"]
     run = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True)
     return run.stdout.strip() if run.returncode == 0 else None

@@ -8,6 +8,7 @@ held for the commit only (0.1 to 0.3 s), never while a stage computes.
 import contextlib
 import fcntl
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -158,6 +159,8 @@ def _queue(root: Path) -> Iterator[None]:
 
 
 def _has_git(root: Path) -> bool:
+    if shutil.which("git") is None:
+        return False
     run = subprocess.run(["git", "rev-parse", "--show-toplevel"], cwd=root, capture_output=True, text=True)
     return run.returncode == 0
 

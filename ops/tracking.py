@@ -9,6 +9,7 @@ so that two runs of one process cannot mix.
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,7 +76,12 @@ def folder_version(folder: Path) -> str:
 
 
 def git_state() -> dict[str, str]:
-    """Tags "git_commit" and "git_dirty" of the code that runs; "unknown" outside a checkout."""
+    """Tags "git_commit" and "git_dirty" of the code that runs; "unknown" outside a checkout. An image is built from a
+    clean one, and says which (HAND3D_GIT_COMMIT)."""
+    if "HAND3D_GIT_COMMIT" in os.environ:
+        return {"git_commit": os.environ["HAND3D_GIT_COMMIT"], "git_dirty": "False"}
+    if shutil.which("git") is None:
+        return {"git_commit": "unknown", "git_dirty": "unknown"}
 
     def git(*args: str) -> str | None:
         run = subprocess.run(["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True)

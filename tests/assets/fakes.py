@@ -60,6 +60,7 @@ def install(monkeypatch, root: Path) -> None:
     monkeypatch.setattr("ops.code_version.code_files", code)
     monkeypatch.setattr("ops.dvc_file.code_files", code)
     monkeypatch.setattr("assets.factory.code_version", version)
+    monkeypatch.setattr("ops.jobs.code_version", version)
     monkeypatch.setenv("HAND3D_ROOT", str(root))
     monkeypatch.setenv("DAGSTER_HOME", str(root / ".dagster"))
 

@@ -201,22 +201,6 @@ def test_console_and_dvc_see_the_same_refusal(root, monkeypatch, capsys):
     assert data_version.recorded_version(root, "raw_videos", "one") is None
 
 
-def test_subprocess_runner_gives_the_same_artefact(root, monkeypatch):
-    from assets.handles import InProcess, Subprocess
-
-    here = InProcess(root=str(root)).run("raw_videos", "one")
-    monkeypatch.setenv("PATH", fakes.environment(root)["PATH"])
-    script = fakes.shim(root) / "python"  # stands for the interpreter: `python -m ops run ...` on fake stages
-    fakes.write(script, f'#!/bin/sh\nshift 2\nexec {fakes.shim(root) / "hand3d"} "$@"\n')
-    script.chmod(0o755)
-    there = Subprocess(root=str(root), python=str(script)).run("raw_videos", "two")
-    assert there.report.rows == here.report.rows
-    assert there.version == data_version.recorded_version(root, "raw_videos", "two")
-    fakes.write(root / fakes.FAIL, "raw_videos two")
-    with pytest.raises(RuntimeError, match="ended with code 1"):
-        Subprocess(root=str(root), python=str(script)).run("raw_videos", "two")
-
-
 def test_pictures_schema_and_counts_reach_the_catalogue(root):
     from assets.factory import materialised
 

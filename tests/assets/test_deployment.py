@@ -12,7 +12,7 @@ def test_one_variable_chooses_the_runner(tmp_path, monkeypatch):
     monkeypatch.setenv("HAND3D_DEPLOYMENT", "subprocess")
     assert type(resources.resources(tmp_path)["runner"]).__name__ == "Subprocess"
     monkeypatch.setenv("HAND3D_DEPLOYMENT", "moon")
-    with pytest.raises(ValueError, match="one of local, subprocess, got 'moon'"):
+    with pytest.raises(ValueError, match="one of local, subprocess, docker, kubernetes, got 'moon'"):
         resources.resources(tmp_path)
 
 
