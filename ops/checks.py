@@ -82,7 +82,8 @@ def evaluate(made: Made) -> list[Finding]:
 
 def checks_of(name: str) -> tuple[Check, ...]:
     """The checks of a stage, in the order they are evaluated."""
-    return (METRICS_FINITE, *((SCHEMA, REASONS) if name in TABLES else ()), *SPECIAL.get(name, ()))
+    tables = (SCHEMA, REASONS) if name in TABLES else ()
+    return (METRICS_FINITE, *tables, *((LICENCES,) if name in LICENSED else ()), *SPECIAL.get(name, ()))
 
 
 def _evaluate(check: Check, made: Made) -> Finding:
@@ -130,6 +131,19 @@ def _metrics_finite(made: Made) -> tuple[bool, str]:
 def _readable_video(made: Made) -> tuple[bool, str]:
     count = len(_read(made, "clips"))
     return count > 0, f"{count} readable videos; rejects.parquet says why the others were left out"
+
+
+def _use_allowed(made: Made) -> tuple[bool, str]:
+    from ops import tables
+    from ops.sources import licences
+
+    clips, fits = (made.root / "data" / name / made.shard for name in ("raw_videos", "mano_fits"))
+    own = clips / "clips.parquet"
+    known = tables.read("clips", own if own.is_file() else clips)
+    names = licences.hand_models_of(fits) if made.stage.name != "raw_videos" else set()
+    terms, use = licences.of_tables(known, names), made.config.raw_videos.use
+    refused = licences.refusal(terms, use)
+    return not refused, refused or f"use {use!r} is allowed by all {len(terms)} licences of {len(known)} clips"
 
 
 def _hand_sized(made: Made) -> tuple[bool, str]:
@@ -295,6 +309,12 @@ REASONS = Check(
 )
 _FINITE = Check("weights_finite", "The checkpoint holds weights, and all are finite.", _weights_finite)
 _FILLED = Check("has_rows", "No table is empty.", _some_rows)
+
+LICENCES = Check("licences_allow_use", "No licence forbids what raw_videos.use declares.", _use_allowed)
+# where rows come in, get MANO's parameters, or meet other shards' rows
+LICENSED = (
+    "raw_videos", "mano_fits", "hand3d_test", "hand3d_dataset", "base_model", "stage1_checkpoint", "stage2_checkpoint",
+)  # fmt: skip
 
 SPECIAL: dict[str, tuple[Check, ...]] = {
     "raw_videos": (Check("readable_video", "At least one video of the shard can be used.", _readable_video),),

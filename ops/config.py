@@ -44,6 +44,9 @@ class SyntheticConfig:
     seed: int = 7
 
 
+USES = ("research", "commercial", "redistribution", "commercial redistribution")
+
+
 @dataclass(frozen=True)
 class RawVideosConfig:
     assumed_fov_x_deg: float | None = None
@@ -53,6 +56,10 @@ class RawVideosConfig:
     use: str = "research"
     """What the result is for: "research", "commercial", "redistribution" or both as "commercial redistribution".
     A source whose licence forbids it stops the build."""
+
+    def __post_init__(self) -> None:
+        if self.use not in USES:
+            raise ValueError(f"raw_videos.use must be one of {', '.join(map(repr, USES))}, got {self.use!r}")
 
 
 @dataclass(frozen=True)

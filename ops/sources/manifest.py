@@ -21,13 +21,14 @@ from ops.config import RawVideosConfig, ShardConfig
 from ops.geometry.camera import PinholeCamera
 from ops.pipeline import StageContext
 from ops.rejects import ClipError, Reason
+from ops.sources import licences
 from ops.sources.base import Clip
 from ops.store import Report, write_file, write_rejects
 from ops.video import VideoInfo, frame_times_s, probe
 
 READERS = {
-    "dexycb": "ops.sources.dexycb",
     "arctic": "ops.sources.arctic",
+    "dexycb": "ops.sources.dexycb",
     "egodex": "ops.sources.egodex",
     "folder": "ops.sources.folder",
     "fpha": "ops.sources.fpha",
@@ -46,9 +47,11 @@ MAX_THUMBNAILS = 12
 def run(context: StageContext) -> Report:
     """List, check and describe a shard's videos: clips.parquet, rejects.parquet and a contact sheet.
 
-    One bad video never stops the others. Raises FileNotFoundError or ValueError when the shard has no video at all.
+    One bad video never stops the others. Raises FileNotFoundError or ValueError when the shard has no video at all, and
+    ValueError when a licence forbids the declared use.
     """
-    shard = _resolved(context.shard_config, context.root)
+    shard, use = _resolved(context.shard_config, context.root), context.config.raw_videos.use
+    licences.require(shard, reader(shard.kind).SOURCE, use)
     videos = list_videos(shard)
     rows, rejects, seen = [], [], set()
     for video in context.progress(videos, unit="video"):
@@ -64,6 +67,9 @@ def run(context: StageContext) -> Report:
             continue
         seen.add(row["clip_id"])
         rows.append(row)
+    refused = licences.refusal(licences.of_tables(tables.frame("clips", rows), ()), use)
+    if refused:  # terms that only a video's own side file states
+        raise ValueError(refused)
     report = Report(rows={"clips": len(rows), "videos": len(videos)})
     tables.write("clips", tables.frame("clips", rows), context.out / "clips.parquet")
     write_rejects(context.out, rejects, report)
@@ -156,25 +162,15 @@ def _recorded_size(clip: Clip) -> tuple[int, int]:
 
 
 def _sha256(paths: list[Path]) -> str:
-    """Of the bytes of all files, one after the other; a single one, which many clips may share, is read once."""
-    if len(paths) == 1:
-        status = paths[0].stat()
-        return _sha256_of_file(paths[0], status.st_size, status.st_mtime_ns)
-    return _digest(paths)
+    """Of one file its sha256, of several the sha256 of theirs; a file that many clips share is read once."""
+    digests = [_sha256_of_file(path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 @lru_cache(maxsize=4096)
 def _sha256_of_file(path: Path, *_version: int) -> str:
-    return _digest([path])
-
-
-def _digest(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
-    return digest.hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=4)
@@ -239,9 +235,7 @@ def _row(video: Path, sides: list[Path], shard: ShardConfig, config: RawVideosCo
         "has_depth": clip.has_depth,
         "split": clip.split or split_of(clip.clip_id, config.test_fraction),
         "subject": clip.subject,
-        "licence": clip.licence,
-        "noncommercial": clip.noncommercial,
-        "redistributable": clip.redistributable,
+        **licences.row_terms(clip, shard.hand_model),
     }
 
 
@@ -292,8 +286,8 @@ def _summary(report: Report, rows: list[dict], shard: ShardConfig) -> Report:
         "licence",
     )
     report.tables = {"clips": [{column: row[column] for column in columns} for row in rows[:50]]}
-    licences = sorted({row["licence"] for row in rows})
-    report.notes = [f"source {shard.source}: {len(rows)} clips, licence {'; '.join(licences) or 'of no clip'}"]
+    stated = sorted({row["licence"] for row in rows})
+    report.notes = [f"source {shard.source}: {len(rows)} clips, licence {'; '.join(stated) or 'of no clip'}"]
     assumed = sum(row["intrinsics"] == "assumed" for row in rows)
     if assumed:
         report.notes.append(
