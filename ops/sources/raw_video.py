@@ -1,6 +1,9 @@
 """What readers of raw video share: names, checked side files, and a camera where a source states none."""
 
 import json
+import mmap
+import re
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,11 @@ import numpy as np
 from ops.config import RawVideosConfig, ShardConfig
 from ops.geometry.camera import PinholeCamera
 from ops.rejects import ClipError, Reason
+from ops.sources.base import Instruction
 from ops.video import VideoInfo
+
+EGOVLP_MEAN_GAP_S = 4.9
+MIN_NARRATION_S = 0.5  # ASSUMED: shortest time that a narration of one moment is about
 
 
 def clip_id(video: Path, shard: ShardConfig, view: str = "") -> str:
@@ -67,3 +74,64 @@ def read_json(path: Path) -> dict | list:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ClipError(Reason.BAD_SIDE_FILE, f"{path.name} is no readable JSON: {error}") from error
+
+
+@lru_cache(maxsize=8)
+def read_shared_json(path: Path) -> dict | list:
+    """A file that many clips share, kept. Not to be changed by the caller."""
+    return read_json(path)
+
+
+def json_entry(path: Path, key: str) -> dict | None:
+    """The object of one id in a JSON file of gigabytes, `{..., "<id>": {...}, ...}` at any depth; None if not there.
+
+    The file is searched once and never held: ids are 36 characters (UUIDs), as Ego4D's.
+    """
+    start = _objects_by_id(path, path.stat().st_size, path.stat().st_mtime_ns).get(key.encode())
+    if start is None:
+        return None
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        depth = 0
+        for found in _BRACES.finditer(content, start):
+            depth += {b"{": 1, b"}": -1}.get(found.group(), 0)
+            if depth == 0:
+                try:
+                    return json.loads(content[start : found.end()])
+                except ValueError as error:
+                    raise ClipError(Reason.BAD_SIDE_FILE, f"{path.name}: entry {key} is no JSON: {error}") from error
+    raise ClipError(Reason.BAD_SIDE_FILE, f"{path.name} breaks off in entry {key}: download it again")
+
+
+_OBJECT_OF_ID = re.compile(rb'"([0-9a-fA-F-]{36})"\s*:\s*(?=\{)')
+_BRACES = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
+
+
+@lru_cache(maxsize=2)
+def _objects_by_id(path: Path, *_version: int) -> dict[bytes, int]:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return {found.group(1): found.end() for found in _OBJECT_OF_ID.finditer(content)}
+
+
+def narrated(
+    moments: list[tuple[float, str]], end_s: float, mean_gap_s: float = EGOVLP_MEAN_GAP_S
+) -> tuple[Instruction, ...]:
+    """Narrations at single moments (seconds, text) as instructions with a beginning and an end.
+
+    EgoVLP's rule (Lin et al. 2022): a window around the moment, as long as the video's mean distance of narrations
+    over `mean_gap_s`, the mean of that over Ego4D, times one second.
+    """
+    moments = sorted(moment for moment in moments if 0 <= moment[0] <= end_s)
+    if not moments:
+        return ()
+    gap_s = (moments[-1][0] - moments[0][0]) / (len(moments) - 1) if len(moments) > 1 else mean_gap_s
+    half_s = max(gap_s / (2 * mean_gap_s), MIN_NARRATION_S / 2)
+    return tuple(
+        Instruction(max(time_s - half_s, 0.0), min(time_s + half_s, end_s), text, side_of(text))
+        for time_s, text in moments
+    )
+
+
+def side_of(text: str) -> str | None:
+    """The hand that a sentence names, if it names one."""
+    said = {side for side in ("left", "right") if re.search(rf"\b{side} hand\b", text, re.IGNORECASE)}
+    return said.pop() if len(said) == 1 and not re.search(r"\bboth hands\b", text, re.IGNORECASE) else None

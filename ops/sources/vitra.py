@@ -16,6 +16,7 @@ import numpy as np
 
 from ops.config import RawVideosConfig, ShardConfig
 from ops.geometry import transforms
+from ops.hands.conventions import mirror_rotvec
 from ops.rejects import ClipError, Reason, Reject
 from ops.sources.base import SIDES, Clip, HandTrack, Instruction, JointTrack, Source, read_each
 from ops.sources.example import Truth
@@ -24,7 +25,6 @@ from ops.sources.vitra_episode import (
     Episode,
     EpisodeHand,
     read_episode,
-    to_left,
     write_episode,
     write_frame_index,
 )
@@ -151,7 +151,7 @@ def _hand(episode: Episode, side: str) -> HandTrack:
     hand = episode.hands[side]
     T_cam_world = episode.T_cam_world
     fingers = transforms.rotmat_to_rotvec(hand.hand_pose)
-    theta = (to_left(fingers) if side == "left" else fingers).reshape(-1, 45)
+    theta = (mirror_rotvec(fingers) if side == "left" else fingers).reshape(-1, 45)
     r = transforms.rotmat_to_rotvec(T_cam_world[:, :3, :3] @ hand.R_world_wrist)
     tau = transforms.apply(T_cam_world, hand.wrist_world)
     theta, r, tau = (np.where(hand.kept[:, None], values, 0.0) for values in (theta, r, tau))
@@ -215,7 +215,7 @@ def _episode_hand(
     return EpisodeHand(
         beta=hand.beta,
         R_world_wrist=T_world_cam[:, :3, :3] @ transforms.rotvec_to_rotmat(hand.r),
-        hand_pose=transforms.rotvec_to_rotmat(to_left(theta) if side == "left" else theta),
+        hand_pose=transforms.rotvec_to_rotmat(mirror_rotvec(theta) if side == "left" else theta),
         wrist_world=transforms.apply(T_world_cam, hand.tau),
         joints_world=transforms.apply(T_world_cam[:, None], joints_cam),
         kept=hand.valid,

@@ -17,7 +17,6 @@ from ops.sources.base import SIDES
 from ops.sources.safe_load import load_npy_object
 from ops.sources.world_labels import finite, rigid
 
-MIRROR = np.diag([-1.0, 1.0, 1.0])
 ARRAYS = ("beta", "global_orient_worldspace", "hand_pose", "transl_worldspace", "kept_frames", "joints_worldspace")
 
 
@@ -57,11 +56,6 @@ class Episode:
     @property
     def num_frames(self) -> int:
         return len(self.frames)
-
-
-def to_left(rotvec: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
-    """A finger's axis-angle in MANO_RIGHT's convention as MANO_LEFT's, and back: M R M with M = diag(-1, 1, 1)."""
-    return np.asarray(rotvec, dtype=np.float64) * [1.0, -1.0, -1.0]
 
 
 def read_episode(path: Path) -> Episode:
