@@ -320,7 +320,7 @@ def _objects(
 # -- example
 
 EXAMPLE_OFFSET = 2
-EXAMPLE_DIST8 = (-0.12, 0.03, 0.001, -0.0008, 0.004, 0.02, -0.01, 0.002)
+EXAMPLE_DIST8 = (-0.32, 0.11, 0.002, -0.0015, 0.01, 0.05, -0.02, 0.003)
 
 
 def write_example(root: Path, truth: Truth, view: str = EGO, angle: float = 0.4, scale: float = 1.0) -> None:

@@ -26,6 +26,7 @@ from scipy.spatial.transform import Rotation
 from ops.config import RawVideosConfig, ShardConfig
 from ops.geometry import transforms
 from ops.geometry.camera import PinholeCamera
+from ops.hands.conventions import joints_of_convention
 from ops.hands.mano import from_smplx, load_models
 from ops.rejects import ClipError, Reason
 from ops.sources.base import SIDES, Clip, HandTrack, Instruction, ObjectTrack, Source, read_each
@@ -311,7 +312,7 @@ def _hand_label(path: Path, frame: int, side: str) -> list[np.ndarray]:
 def published_joints_px(video: Path, num_frames: int) -> dict[str, np.ndarray]:
     """Its own kps2D by side, (T, 21, 2), OpenPose order, continuous pixels of 1920 x 1080; NaN without a hand.
 
-    Fingertips are other vertices than ours, some millimetres away.
+    Fingertips are manopth's (ops.hands.conventions.joints_of_convention), some millimetres from ours.
     """
     found = {}
     for side in SIDES:
@@ -448,13 +449,14 @@ def _write_hands(folder: Path, truth: Truth, side: str, whole: PinholeCamera) ->
     import pickle
 
     folder.mkdir(parents=True, exist_ok=True)
-    hand = truth.hands[side]
+    hand, model = truth.hands[side], truth.models[side]
+    joints = joints_of_convention(model, hand.theta, hand.r, hand.tau, hand.beta, tips="manopth")
     for frame in np.flatnonzero(hand.valid).tolist():
         label = {
             "poseCoeff": np.concatenate([hand.r[frame], hand.theta[frame]]),
             "beta": hand.beta,
-            "trans": hand.tau[frame] - truth.models[side].wrist(hand.beta),
-            "kps2D": whole.project(truth.joints_cam[side][frame]) - 0.5,
+            "trans": hand.tau[frame] - model.wrist(hand.beta),
+            "kps2D": whole.project(joints[frame]) - 0.5,
         }
         (folder / f"{frame}.pickle").write_bytes(pickle.dumps(label, protocol=2))
 
