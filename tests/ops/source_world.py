@@ -41,7 +41,7 @@ def smplx_joints(side: str, rotmats: np.ndarray, betas: np.ndarray, seed: int = 
     parents[0] = -1
     posedirs = toy["posedirs"].reshape(-1, 135).T
     _, joints = lbs(
-        torch.tensor(betas), torch.tensor(rotmats), toy["v_template"][None].expand(len(betas), -1, -1),
+        torch.tensor(betas), torch.tensor(np.ascontiguousarray(rotmats)), toy["v_template"][None].expand(len(betas), -1, -1),
         toy["shapedirs"], posedirs, toy["J_regressor"], parents, toy["weights"], pose2rot=False,
     )  # fmt: skip
     return joints.numpy()
