@@ -107,9 +107,9 @@ class CalibrationConfig:
 class Hand3DVisualConfig:
     gamma: float = 0.3
     """Direction threshold on the unit vector's components. ASSUMED: the paper names gamma, not its value."""
-    questions_per_moment: int = 1
-    """Rows about one moment, hand and object that differ in the frames shown (1 to 4) and the wording. The paper's counts
-    cannot be reached with one: it has about 50 task completions a clip, at one frame a second."""
+    completions_per_moment: int = 1
+    """Task completions about one moment and hand, which differ in the frames shown (1 to 4) and the wording. The paper's
+    counts cannot be reached with one: it has about 50 task completions a clip, at one frame a second."""
     targets: str | None = None
     """Rows of each source and task: "paper" (Table 1); null keeps every row. Applied where shards come together
     (ops/hand3d/sampling.py)."""

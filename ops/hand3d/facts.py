@@ -5,7 +5,7 @@ camera's pose is unknown. Built once a shard; row generators join these tables a
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,9 @@ _CLIPS = {
     "clip_id": STR, "source": STR, "split": STR, "licence": STR, "intrinsics": STR, "noncommercial": BOOL, "redistributable": BOOL,
 }  # fmt: skip
 REJECT = {"item": STR, "reason": STR, "frame": I32, "side": STR, "detail": STR}
-_SAMPLES = {"clip_id": STR, "sample": I64, "frame": I32, "time_s": F64, "T_cam_world": vec(16, F64)}
+_SAMPLES = {
+    "clip_id": STR, "sample": I64, "frame": I32, "time_s": F64, "T_cam_world": vec(16, F64), "has_pose": BOOL,
+}  # fmt: skip
 _CONTACTS = {"clip_id": STR, "frame": I32, "side": STR, "touched": STR}
 _TARGETS = {"clip_id": STR, "frame": I32, "side": STR, "instruction": STR, "index": I64, "object": STR, "reached": BOOL}
 
@@ -41,7 +43,7 @@ class Facts:
     the frames up to it (at most 4). hands: clip_id, frame, side, wrist, palm. objects: clip_id, frame, object, position,
     scale, spread, num_omega. calibrated: clip_id, frame. contacts: what each hand touches ("" nothing), only where the
     source says. targets: clip_id, frame, side, instruction, index, object (null: the text names none), reached.
-    left_out: rejects of unreadable clips and of what lies behind the camera. questions_per_moment: 1 to 4.
+    left_out: rejects of unreadable clips and of what lies behind the camera. completions_per_moment: 1 to 4.
     """
 
     clips: pl.DataFrame
@@ -52,7 +54,7 @@ class Facts:
     contacts: pl.DataFrame
     targets: pl.DataFrame
     left_out: pl.DataFrame
-    questions_per_moment: int = 1
+    completions_per_moment: int = 1
 
 
 def gather(
@@ -62,23 +64,24 @@ def gather(
     positions: pl.DataFrame,
     fps: float,
     poses_of: PosesOf = camera_poses,
-    questions_per_moment: int = 1,
+    completions_per_moment: int = 1,
 ) -> Facts:
     """Collect the facts of a shard. fits, calibrations, positions: the tables mano_fits, calibrations, object_positions."""
-    if not 1 <= questions_per_moment <= MAX_FRAMES:
-        raise ValueError(f"hand3d_visual.questions_per_moment is {questions_per_moment}: give 1 to {MAX_FRAMES}")
-    about, samples, contacts, targets, unreadable = [], [], [], [], []
+    if not 1 <= completions_per_moment <= MAX_FRAMES:
+        raise ValueError(f"hand3d_visual.completions_per_moment is {completions_per_moment}: give 1 to {MAX_FRAMES}")
+    about, unreadable = [], []
+    samples, contacts, targets = (Stack(schema) for schema in (_SAMPLES, _CONTACTS, _TARGETS))
     for clip in clips:
         frames = np.array(sampled_frames(clip.times_s, fps), np.int32)
         try:
-            samples.append(_samples(clip, frames, poses_of(clip)))
+            _add_samples(samples, clip, frames, poses_of(clip))
         except ClipError as error:  # its rows would have no samples to stand on: the whole clip is left out
             unreadable.append((clip.clip_id, str(error.reason), error.frame, error.side, error.detail))
             continue
         about.append((clip.clip_id, *(getattr(clip, name) for name in CLIP_COLUMNS)))
-        contacts += _contacts(clip, frames)
-        targets += _targets(clip, frames)
-    table = _with_history(_concat(samples, _SAMPLES))
+        _add_contacts(contacts, clip, frames)
+        _add_targets(targets, clip, frames)
+    table = _with_history(samples.table().with_columns(T_cam_world=pl.when("has_pose").then("T_cam_world")))
     hands, hands_behind = _in_front(_hands(fits, table), "palm", pl.col("side"), pl.lit("the hand"))
     objects, objects_behind = _in_front(_objects(positions, calibrations), "position", pl.lit(""), pl.col("object"))
     unread = pl.DataFrame(unreadable, schema=REJECT, orient="row")
@@ -88,30 +91,53 @@ def gather(
         hands=hands,
         objects=objects,
         calibrated=calibrations.select("clip_id", "frame"),
-        contacts=_concat(contacts, _CONTACTS),
-        targets=_concat(targets, _TARGETS),
+        contacts=contacts.table(),
+        targets=targets.table(),
         left_out=pl.concat([unread, hands_behind, objects_behind]),
-        questions_per_moment=questions_per_moment,
+        completions_per_moment=completions_per_moment,
     )
 
 
-def _concat(parts: list[pl.DataFrame], schema: dict) -> pl.DataFrame:
-    return pl.concat(parts) if parts else pl.DataFrame(schema=schema)
+class Stack:
+    """A table made of many short stretches of rows: numbers of each row, and words that a whole stretch or choice shares."""
+
+    def __init__(self, schema: dict[str, pl.DataType]) -> None:
+        self.schema, self.nums = schema, []
+        self.columns: dict[str, list] = {name: [] for name in schema}
+
+    def add(self, num: int, **values: object) -> None:
+        """values: for each column an array of num, one word or number for all, or (words, places into them)."""
+        self.nums.append(num)
+        for name, value in values.items():
+            self.columns[name].append(value)
+
+    def table(self) -> pl.DataFrame:
+        if not self.nums:
+            return pl.DataFrame(schema=self.schema)
+        of = np.repeat(np.arange(len(self.nums)), self.nums)
+        return pl.DataFrame({name: self._column(self.columns[name], kind, of) for name, kind in self.schema.items()})
+
+    @staticmethod
+    def _column(parts: list, kind: pl.DataType, of: np.ndarray) -> pl.Series:
+        if isinstance(parts[0], np.ndarray):
+            return (
+                pl.Series(np.concatenate(parts), dtype=kind)
+                if parts[0].ndim > 1
+                else pl.Series(np.concatenate(parts)).cast(kind)
+            )
+        if isinstance(parts[0], tuple):
+            begin = np.cumsum([0] + [len(words) for words, _ in parts[:-1]])
+            words = pl.Series([word for words, _ in parts for word in words], dtype=kind)
+            return words.gather(
+                np.concatenate([start + places for start, (_, places) in zip(begin, parts, strict=True)])
+            )
+        return pl.Series(parts, dtype=kind).gather(of)
 
 
-def _samples(clip: Clip, frames: np.ndarray, poses: np.ndarray | None) -> pl.DataFrame:
-    columns = {
-        "clip_id": clip.clip_id,
-        "sample": np.arange(len(frames)),
-        "frame": frames,
-        "time_s": clip.times_s[frames],
-    }
-    kind = _SAMPLES["T_cam_world"]
-    if poses is None:
-        pose = pl.Series([None], dtype=kind).new_from_index(0, len(frames))
-    else:
-        pose = pl.Series(np.asarray(poses, np.float64)[frames].reshape(-1, 16), dtype=kind)
-    return _table(columns | {"T_cam_world": pose}, _SAMPLES)
+def _add_samples(samples: Stack, clip: Clip, frames: np.ndarray, poses: np.ndarray | None) -> None:
+    pose = np.zeros((len(frames), 16)) if poses is None else np.asarray(poses, np.float64)[frames].reshape(-1, 16)
+    numbers = {"sample": np.arange(len(frames)), "frame": frames, "time_s": clip.times_s[frames]}
+    samples.add(len(frames), clip_id=clip.clip_id, **numbers, T_cam_world=pose, has_pose=poses is not None)
 
 
 def _with_history(samples: pl.DataFrame) -> pl.DataFrame:
@@ -119,14 +145,14 @@ def _with_history(samples: pl.DataFrame) -> pl.DataFrame:
     return samples.with_columns(history=pl.concat_list(earlier).list.drop_nulls())
 
 
-def _contacts(clip: Clip, frames: np.ndarray) -> Iterator[pl.DataFrame]:
-    names = pl.Series(["", *(track.name for track in clip.objects)], dtype=STR)
+def _add_contacts(contacts: Stack, clip: Clip, frames: np.ndarray) -> None:
+    names = ["", *(track.name for track in clip.objects)]
     for side, touched in (clip.contact or {}).items():
-        seen = names.gather(np.maximum(np.asarray(touched)[frames], -1) + 1)
-        yield _table({"clip_id": clip.clip_id, "frame": frames, "side": side, "touched": seen}, _CONTACTS)
+        seen = names, np.maximum(np.asarray(touched)[frames], -1) + 1
+        contacts.add(len(frames), clip_id=clip.clip_id, frame=frames, side=side, touched=seen)
 
 
-def _targets(clip: Clip, frames: np.ndarray) -> Iterator[pl.DataFrame]:
+def _add_targets(targets: Stack, clip: Clip, frames: np.ndarray) -> None:
     """The object a hand should move to next, for every sampled frame inside an instruction."""
     names = tuple(dict.fromkeys([*(track.name for track in clip.objects), *clip.object_names]))
     times_s = clip.times_s[frames]
@@ -135,20 +161,10 @@ def _targets(clip: Clip, frames: np.ndarray) -> Iterator[pl.DataFrame]:
         inside = frames[(instruction.start_s <= times_s) & (times_s < instruction.end_s)]
         for side in (instruction.side,) if instruction.side else SIDES:
             target, reached = next_target(clip, instruction, side, named, inside)
-            columns = {
-                "clip_id": clip.clip_id, "frame": inside, "side": side, "instruction": sentence(instruction.text),
-                "index": index, "object": pl.Series([*named, None], dtype=STR).gather(target), "reached": reached,
-            }  # fmt: skip
-            yield _table(columns, _TARGETS)
-
-
-def _table(columns: dict[str, object], schema: dict[str, pl.DataType]) -> pl.DataFrame:
-    """Columns of numbers and, for what is the same in every row, of one string or integer."""
-    fixed = [
-        pl.lit(value, dtype=schema[name]).alias(name) for name, value in columns.items() if isinstance(value, str | int)
-    ]
-    given = {name: value for name, value in columns.items() if not isinstance(value, str | int)}
-    return pl.DataFrame(given).with_columns(fixed).select(schema.keys()).cast(schema)
+            targets.add(
+                len(inside), clip_id=clip.clip_id, frame=inside, side=side, instruction=sentence(instruction.text),
+                index=index, object=([*named, None], target), reached=reached,
+            )  # fmt: skip
 
 
 def next_target(

@@ -124,18 +124,19 @@ def finish(rows: pl.DataFrame, facts: Facts, task: str, seed: int) -> pl.DataFra
     rows = rows.with_columns(task=pl.lit(task))
     if "frames" not in rows.columns:
         history = facts.samples.select("clip_id", "frame", "history")
-        rows = _with_frames(rows.join(history, on=["clip_id", "frame"], maintain_order="left"), facts, seed)
+        rows = rows.join(history, on=["clip_id", "frame"], maintain_order="left")
+        rows = _with_frames(rows, facts.completions_per_moment if task == "task_completion" else 1, seed)
     absent = [pl.lit(None, dtype=kind).alias(name) for name, kind in CANDIDATE.items() if name not in rows.columns]
     return rows.with_columns(absent).select(CANDIDATE.keys()).cast(CANDIDATE)
 
 
-def _with_frames(rows: pl.DataFrame, facts: Facts, seed: int) -> pl.DataFrame:
+def _with_frames(rows: pl.DataFrame, per_moment: int, seed: int) -> pl.DataFrame:
     """Rows of each moment: the first shows a number of frames drawn by its id, further ones other numbers, as far as
     there are frames before; no two of a moment show the same frames."""
     longest = rows["history"].list.len().to_numpy().astype(np.int64)
     first = np.minimum(1 + choose(rows["row_id"], MAX_FRAMES, seed, "number of frames"), longest)
     parts = []
-    for number in range(facts.questions_per_moment):
+    for number in range(per_moment):
         num = pl.Series((first - 1 + number) % np.maximum(longest, 1) + 1)
         suffix = pl.lit(f":{number + 1}" if number else "")
         more = rows.with_columns(frames=pl.col("history").list.tail(num), row_id=pl.col("row_id") + suffix)

@@ -42,10 +42,11 @@ class Sample:
 
 def visual_rows(folder: Path, clips: pl.DataFrame, config: Hand3DVisualConfig) -> Sample:
     """Hand3D-visual of all shards, training split. folder: of hand3d_visual; clips: the clips table of all shards."""
-    rows = tables.read("visual_rows", folder)
+    rows, target = tables.read("visual_rows", folder), wanted("visual", config.targets, config.num_rows)
     if config.num_clips is not None:
-        rows = rows.join(choose_clips(rows, clips, config), on="clip_id", how="semi", maintain_order="left")
-    return _sample(rows, wanted("visual", config.targets, config.num_rows), config.seed)
+        chosen = choose_clips(describe_clips(rows, clips), config.num_clips, target, config.seed)
+        rows = rows.join(chosen, on="clip_id", how="semi", maintain_order="left")
+    return _sample(rows, target, config.seed)
 
 
 def action_rows(folder: Path, config: Hand3DActionConfig) -> Sample:
@@ -196,25 +197,35 @@ def spread(items: pl.DataFrame, key: str, strata: Sequence[str], groups: Sequenc
     return ordered.with_columns(place=pl.int_range(1, pl.len() + 1).over(strata)).drop("_round", "_hash")
 
 
-def choose_clips(rows: pl.DataFrame, clips: pl.DataFrame, config: Hand3DVisualConfig) -> pl.DataFrame:
-    """clip_id of about config.num_clips clips that have rows: equally many of each source as far as it has them, evenly
-    over scenes (the person acting stands for the scene) and task texts; a source whose share of clips has not rows
-    enough for its target gets more, as many as it needs.
+def describe_clips(rows: pl.DataFrame, clips: pl.DataFrame) -> pl.DataFrame:
+    """What `choose_clips` asks of clips that have rows: clip_id, source, subject, task (the first word of its first
+    text; "" where it has none) and the number of rows of each task. clips: the clips table."""
+    text = pl.col("instruction").drop_nulls().sort().first().str.split(" ").list.first().fill_null("")
+    about = rows.group_by("clip_id", "source").agg(text.alias("task"))
+    counted = rows.group_by("clip_id").agg((pl.col("task") == task).sum().alias(task) for task in tables.VISUAL_TASKS)
+    return about.join(counted, on="clip_id").join(clips.select("clip_id", "subject"), on="clip_id", how="left")
+
+
+def choose_clips(about: pl.DataFrame, num: int, target: Targets | None, seed: int) -> pl.DataFrame:
+    """clip_id of about `num` clips: equally many of each source as far as it has them, evenly over scenes (the person
+    acting stands for the scene) and task texts. A source gets more where its share of clips has not rows enough for its
+    target: for each task as many rows as its share of the source's target, or as the source has.
+
+    about: clip_id, source, subject, task and a column of rows for each visual task.
     """
-    text = pl.col("instruction").drop_nulls().sort().first().str.split(" ").list.first()
-    about = rows.group_by("clip_id", "source").agg(rows=pl.len(), task=text)
-    about = about.join(clips.select("clip_id", "subject"), on="clip_id", how="left")
-    ordered = spread(about, "clip_id", ["source"], ["subject", "task"], config.seed).sort("source", "place")
-    ordered = ordered.with_columns(before=pl.col("rows").cum_sum().over("source") - pl.col("rows"))
-    target = wanted("visual", config.targets, config.num_rows)
-    num_of = dict(ordered.group_by("source").len().sort("source").iter_rows())
-    quota = level(np.array(list(num_of.values())), config.num_clips)
-    need = [0 if target is None else target.by_source.get(targets.source_key(name), 0) for name in num_of]
-    limits = pl.DataFrame({"source": list(num_of), "_quota": quota, "_need": np.array(need, np.int64)})
-    kept = ordered.join(limits, on="source").filter(
-        (pl.col("place") <= pl.col("_quota")) | (pl.col("before") < pl.col("_need"))
-    )
-    return kept.select("clip_id")
+    ordered = spread(about, "clip_id", ["source"], ["subject", "task"], seed).sort("source", "place")
+    of_source = ordered.group_by("source", maintain_order=True).agg(pl.len(), pl.col(tables.VISUAL_TASKS).sum())
+    quota = level(of_source["len"].to_numpy(), num)
+    lacking = pl.lit(False)
+    limits = {"source": of_source["source"], "_quota": quota}
+    for task in tables.VISUAL_TASKS if target else ():
+        share = target.by_task[task] / target.num_rows
+        need = [share * target.by_source.get(targets.source_key(name), 0) for name in of_source["source"]]
+        limits[f"_{task}"] = np.minimum(need, of_source[task].to_numpy())
+        before = pl.col(task).cum_sum().over("source") - pl.col(task)
+        lacking = lacking | (before < pl.col(f"_{task}"))
+    kept = ordered.join(pl.DataFrame(limits), on="source", maintain_order="left")
+    return kept.filter((pl.col("place") <= pl.col("_quota")) | lacking).select("clip_id")
 
 
 def level(available: Int[np.ndarray, " n"], num: int) -> Int[np.ndarray, " n"]:

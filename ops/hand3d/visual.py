@@ -52,7 +52,7 @@ def read_facts(context: StageContext) -> Facts:
         tables.read("calibrations", calibrated / "calibrations.parquet"),
         tables.read("object_positions", calibrated / "object_positions.parquet"),
         context.config.point_clouds.fps,
-        questions_per_moment=context.config.hand3d_visual.questions_per_moment,
+        completions_per_moment=context.config.hand3d_visual.completions_per_moment,
     )
 
 

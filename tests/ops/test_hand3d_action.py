@@ -267,7 +267,7 @@ def test_world_and_camera_are_each_others_inverse():
     points = rng.normal(size=(50, 7, 3))
     seen = recordings.to_camera(T, points)
     np.testing.assert_allclose(seen, transforms.apply(T[:, None], points), atol=1e-12)
-    np.testing.assert_allclose(recordings.to_world(T, seen[:, 3]), points[:, 3], atol=1e-12)
+    np.testing.assert_allclose(recordings.to_world(T, np.arange(50), seen[:, 3]), points[:, 3], atol=1e-12)
 
 
 def test_insignificant_motion_is_filtered_by_its_path(worlds):
