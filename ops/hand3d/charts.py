@@ -90,11 +90,13 @@ def sheet(drawn: "Sequence[Drawn]", path: Path) -> None:
     strips = [_strip(item) for item in first.values()]
     if not strips:
         return
-    height = max(strip.height for strip in strips)
-    columns = 2
-    page = Image.new("RGB", (columns * _SHEET_WIDTH, -(-len(strips) // columns) * height), "white")
-    for place, strip in enumerate(strips):
-        page.paste(strip, (place % columns * _SHEET_WIDTH, place // columns * height))
+    rows = [strips[i : i + 2] for i in range(0, len(strips), 2)]
+    page = Image.new("RGB", (2 * _SHEET_WIDTH, sum(max(s.height for s in row) for row in rows)), "white")
+    top = 0
+    for row in rows:
+        for column, strip in enumerate(row):
+            page.paste(strip, (column * _SHEET_WIDTH, top))
+        top += max(strip.height for strip in row)
     for colours in (256, 128, 64, 32):
         page.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
         if path.stat().st_size <= _MAX_BYTES:
@@ -110,9 +112,9 @@ def _strip(item: "Drawn"):
 
     question, answer = words_of(item.row)
     lines = [str(item.row["task"]), *textwrap.wrap(f"Q: {question}", 92)[:3], *textwrap.wrap(f"A: {answer}", 92)[:2]]
-    strip = Image.new("RGB", (_SHEET_WIDTH, 310 + 16 * 6), "white")
     picture = item.picture.copy()
     picture.thumbnail((_SHEET_WIDTH - 10, 300))
+    strip = Image.new("RGB", (_SHEET_WIDTH, picture.height + 16 * len(lines) + 24), "white")
     strip.paste(picture, (0, 4))
-    ImageDraw.Draw(strip).multiline_text((2, 308), "\n".join(lines), fill="black", font_size=13)
+    ImageDraw.Draw(strip).multiline_text((2, picture.height + 8), "\n".join(lines), fill="black", font_size=13)
     return strip

@@ -8,6 +8,7 @@ linked into place. Equal inputs and settings give equal bytes.
 import json
 from collections import Counter
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 import polars as pl
@@ -51,7 +52,7 @@ def _frames(context: StageContext, release: Release, rows: list[Part]) -> list[R
     config = release.config
     if not (config.conversations or config.webdataset):
         return []
-    for shard in context.progress(list(context.config.shards), unit="shard of frames"):
+    for shard in context.progress(list(context.config.shards), unit="frame shard"):
         clips = release.clips.filter(shard=shard)
         tables = [part.path for part in rows if part.shard in (shard, "all")]
         key = [parts.stamp(*tables), clips.to_dicts(), asdict(config)]
@@ -84,7 +85,7 @@ def _rows(context: StageContext, release: Release, part: Part) -> None:
 
 def _trajectories(context: StageContext, release: Release) -> list[Reject]:
     config, rejects = release.config, []
-    for shard in context.progress(list(context.config.shards), unit="shard of trajectories") if config.lerobot else []:
+    for shard in context.progress(list(context.config.shards), unit="trajectory shard") if config.lerobot else []:
         clips = release.clips.filter(shard=shard)
         inputs = [context.input("hand3d_action") / shard / "action_rows.parquet", context.input("mano_fits") / shard / "mano_fits.parquet"]  # fmt: skip
         key = [parts.stamp(*inputs), clips.to_dicts(), asdict(config), context.config.hand3d_action.max_gap_s]
@@ -108,7 +109,7 @@ def _write_trajectories(context: StageContext, folder: Path, clips: pl.DataFrame
     spans = trajectories.spans(action)
     known = {row["clip_id"]: row for row in clips.iter_rows(named=True)}
     images = config.trajectory_image_edge > 0 and all(known[span.clip_id]["frames_allowed"] for span in spans)
-    steps, rejected = Counter(), []
+    steps, rejected, sources = Counter(), [], []
 
     def each():
         clip, seen = None, None
@@ -127,15 +128,15 @@ def _write_trajectories(context: StageContext, folder: Path, clips: pl.DataFrame
             for episode in made:
                 steps["episodes"] += 1
                 steps["steps"] += len(episode.frames)
+                sources.append((episode.clip_id, episode.side, span.chunk, int(episode.frames[0]), images))
                 yield episode
 
     if spans:
         episodes = each()
         first = next(episodes, None)
         if first is not None:
-            from itertools import chain
-
             lerobot_writer.write(folder, chain([first], episodes), config.trajectory_fps, "video" if images else "image", trajectories.LAYOUT)  # fmt: skip
+            trajectories.write_sources(sources, clips, folder / frames.EPISODE_SOURCES)
     return {"episodes": steps["episodes"], "steps": steps["steps"], "images": images, "rejected": rejected}
 
 

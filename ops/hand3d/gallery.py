@@ -86,46 +86,40 @@ def draw(row: dict[str, object], clip: Clip, boxes: dict[str, np.ndarray]) -> Dr
         shots = [Image.fromarray(f.rgb) for f in clip.frames(sorted(set(frames)), (_OVER * width, _OVER * HEIGHT))]
     except ClipError as error:
         return Drawn(row, None, str(error))
-    canvas = _Canvas(shots[-1], clip.camera.resized(_OVER * width, _OVER * HEIGHT))
+    canvas = _Canvas(shots[-1], clip.camera.resized(_OVER * width, _OVER * HEIGHT), 17 if len(shots) == 2 else 13)
     if "waypoints" in row:
         _motion(canvas, row)
     else:
         _vector(canvas, row, boxes)
-    return Drawn(
-        row, _beside(shots[:-1], frames, canvas.image).resize(_total(len(shots), width), Image.Resampling.LANCZOS)
-    )
+    sheet = _beside(shots[:-1], frames, canvas)
+    return Drawn(row, sheet.resize((sheet.width // _OVER, sheet.height // _OVER), Image.Resampling.LANCZOS))
 
 
-def _total(num: int, width: int) -> tuple[int, int]:
-    return (width + (width // 3 if num > 2 else (width if num == 2 else 0)), HEIGHT)
-
-
-def _beside(earlier: list, frames: list[int], last) -> "Image.Image":
-    """Two frames side by side; of more, the earlier ones in a column at a third of the size."""
+def _beside(earlier: list, frames: list[int], last: "_Canvas") -> "Image.Image":
+    """The last frame, and to its left a column of the earlier ones."""
     from PIL import Image
 
-    width, height = last.size
-    small = len(earlier) > 1
-    size = (width // 3, height // 3) if small else (width, height)
+    width, height = last.image.size
+    size = (width // max(len(earlier), 1), height // max(len(earlier), 1))
     sheet = Image.new("RGB", (width + (size[0] if earlier else 0), height), (24, 27, 32))
     for place, shot in enumerate(earlier):
-        thumb = shot.resize(size, Image.Resampling.LANCZOS)
-        _Canvas(thumb, None).pill(f"frame {frames[place]}", (8, 8), centre=False)
-        sheet.paste(thumb, (0, place * size[1]))
-    _Canvas(last, None).pill(f"frame {frames[-1]}", (8, 8), centre=False)
-    sheet.paste(last, (size[0] if earlier else 0, 0))
+        thumb = _Canvas(shot.resize(size, Image.Resampling.LANCZOS), None, last.font_px)
+        thumb.pill(f"frame {frames[place]}", (8, 8), centre=False)
+        sheet.paste(thumb.image, (0, place * size[1]))
+    last.pill(f"frame {frames[-1]}", (8, 8), centre=False)
+    sheet.paste(last.image, (size[0] if earlier else 0, 0))
     return sheet
 
 
 class _Canvas:
     """One picture at twice its size, and the camera that sees it."""
 
-    def __init__(self, image: "Image.Image", camera: PinholeCamera | None):
+    def __init__(self, image: "Image.Image", camera: PinholeCamera | None, font_px: int):
         from PIL import ImageDraw, ImageFont
 
-        self.image, self.camera = image, camera
+        self.image, self.camera, self.font_px = image, camera, font_px
         self.pen = ImageDraw.Draw(image, "RGBA")
-        self.font = ImageFont.load_default(13 * _OVER)
+        self.font = ImageFont.load_default(font_px * _OVER)
 
     def px(self, points: Float[np.ndarray, "n 3"]) -> list[tuple[float, float]]:
         assert self.camera is not None
@@ -176,18 +170,19 @@ class _Canvas:
 
 
 def _vector(canvas: _Canvas, row: dict, boxes: dict[str, np.ndarray]) -> None:
+    points = _points(row)
+    ends = canvas.px(points) if points is not None else []
+    _triad(canvas, np.array(row["vector"], float), ends)
     if row["object"] in boxes:
         _box(canvas, boxes[row["object"]])
-    points = _points(row)
     if points is not None:
-        start, end = canvas.px(points)
+        start, end = ends
         canvas.arrow(start, end, _END)
         canvas.dot(start, _START, hollow=True)
         below = 1 if start[1] >= end[1] else -1  # labels on the far sides of the arrow
         moved = row["task"] == "hand_movement"
         canvas.pill(f"{row['side']} hand" + (" was here" if moved else ""), _off(start, below), _START)
         canvas.pill(f"{'now' if moved else row['object']}, {row['distance_m']:.2f} m", _off(end, -below), _END)
-    _triad(canvas, np.array(row["vector"], float))
     if row["rotation"] is not None:
         degrees = np.degrees(np.linalg.norm(row["rotation"]))
         text = f"camera: {row['distance_m']:.2f} m, {degrees:.0f} degrees"
@@ -196,7 +191,7 @@ def _vector(canvas: _Canvas, row: dict, boxes: dict[str, np.ndarray]) -> None:
 
 def _off(at: tuple[float, float], side: int) -> tuple[float, float]:
     """Where a label's top goes: below the point, or above it."""
-    return (at[0], at[1] + (9 * _OVER if side > 0 else -32 * _OVER))
+    return (at[0], at[1] + (9 * _OVER if side > 0 else -36 * _OVER))
 
 
 def _box(canvas: _Canvas, box: np.ndarray) -> None:
@@ -212,6 +207,7 @@ def _motion(canvas: _Canvas, row: dict) -> None:
     points = _points(row)
     assert points is not None
     sides = ["left", "right"] if row["side"] == BOTH else [row["side"]]
+    _triad(canvas, points[-len(sides)] - points[0], canvas.px(points))
     seen = len(row["context_tokens"]) // 3 if row["target_text"] is None else 0
     for number, side in enumerate(sides):
         line, context = canvas.px(points[number :: len(sides)]), seen // len(sides)
@@ -220,7 +216,6 @@ def _motion(canvas: _Canvas, row: dict) -> None:
         canvas.dot(line[0], _START, 4, hollow=True)
         canvas.pill(f"{side} wrist", _off(line[0], 1), _START)
         canvas.dot(line[-1], _END, 4)
-    _triad(canvas, points[-len(sides)] - points[0])
 
 
 def _path(canvas: _Canvas, line: list[tuple[float, float]], colours) -> None:
@@ -238,14 +233,15 @@ _OBLIQUE = np.array([[1.0, 0.0], [0.0, 1.0], [0.45, -0.45]])
 """Of the triad: x to the right, y down, z (forward) up and to the right, shortened."""
 
 
-def _triad(canvas: _Canvas, vector: np.ndarray) -> None:
-    """Camera axes in the lower right corner, and the direction of the vector among them."""
+def _triad(canvas: _Canvas, vector: np.ndarray, busy: list[tuple[float, float]]) -> None:
+    """Camera axes in a lower corner, away from the points in `busy`, and the direction of the vector among them."""
     size = 34 * _OVER
-    origin = np.array([canvas.image.width - 1.9 * size, canvas.image.height - 1.75 * size])
-    x, y = origin
-    canvas.pen.rounded_rectangle(
-        [x - 1.2 * size, y - 1.2 * size, x + 1.75 * size, y + 1.6 * size], 6 * _OVER, fill=(16, 18, 24, 170)
-    )
+    span, height = 2.95 * size, 2.8 * size
+    middle = np.median([u for u, _ in busy]) if busy else 0.0
+    x0 = 6 * _OVER if middle > canvas.image.width / 2 else canvas.image.width - span - 6 * _OVER
+    y0 = canvas.image.height - height - 6 * _OVER
+    origin = np.array([x0 + 1.2 * size, y0 + 1.2 * size])
+    canvas.pen.rounded_rectangle([x0, y0, x0 + span, y0 + height], 6 * _OVER, fill=(16, 18, 24, 170))
     for axis, name in enumerate(("right", "down", "forward")):
         tip = origin + _OBLIQUE[axis] * size
         canvas.pen.line([*origin, *tip], fill=(170, 178, 190, 255), width=_OVER)

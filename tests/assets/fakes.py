@@ -16,6 +16,8 @@ import yaml
 
 from ops import tables
 from ops.checks import TABLES
+from ops.hand3d.audit import Audit
+from ops.hand3d.release import card, parts
 from ops.pipeline import StageContext
 from ops.rejects import Reason, Reject
 from ops.stages import STAGES, Stage
@@ -61,6 +63,7 @@ def install(monkeypatch, root: Path) -> None:
     monkeypatch.setattr("ops.dvc_file.code_files", code)
     monkeypatch.setattr("assets.factory.code_version", version)
     monkeypatch.setattr("ops.jobs.code_version", version)
+    monkeypatch.setattr("ops.hand3d.audit.audit", lambda *_: Audit())  # there is no video to recompute a row from
     monkeypatch.setenv("HAND3D_ROOT", str(root))
     monkeypatch.setenv("DAGSTER_HOME", str(root / ".dagster"))
 
@@ -123,7 +126,7 @@ def rows(context: StageContext, name: str, schema: str) -> pl.DataFrame:
         joints[:, 2], joints[9, 1] = 0.5, 0.09
         extras = [{"joints_cam": joints.ravel().tolist()}]
     elif name == "hand3d_test":
-        extras = [{"clip_id": f"{SHARDS[0]}/test"}]
+        extras = [{"clip_id": f"{SHARDS[0]}/test", "split": "test"}]
     elif name == "benchmark_scores":
         extras = [{"policy": p, "init_index": i} for p in ("policy", "random", "mean_action") for i in range(10)]
     else:
@@ -171,9 +174,21 @@ def extra(context: StageContext, name: str) -> None:
         save_file({"weight": np.ones(3, np.float32)}, context.out / "model.safetensors")
     if name == "robot_demonstrations":
         write(context.out / "lerobot" / "data" / "chunk-000" / "file-000.parquet", "x")
+    if name == "hand3d_dataset":
+        release(context)
     if name == "champion":
         decision = {"promoted": True, "reasons": ["fake"], "model_name": "m", "version": 1, "champion_before": None}
         write(context.out / "decision.json", json.dumps(decision | {"champion_after": 1}))
+
+
+def release(context: StageContext) -> None:
+    """Every row as Parquet, and checksums."""
+    folders = (context.input(stage) for stage in ("hand3d_visual", "hand3d_action", "hand3d_test"))
+    for part in parts.list_parts(*folders, list(SHARDS)):
+        path = parts.released(context.out, part)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pl.read_parquet(part.path).filter(split=part.split).write_parquet(path)
+    write(context.out / card.SUMS, card.sums(context.out))
 
 
 def ran(root: Path) -> list[str]:

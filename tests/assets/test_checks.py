@@ -71,6 +71,13 @@ def shared_video(folder):
     rows_of("visual_rows", {"clip_id": "one/test"}).write_parquet(train)
 
 
+def foreign_frame(folder):
+    from ops.hand3d.release.tars import TarShards
+
+    with TarShards(folder / "frames" / "one", 10) as tars:
+        tars.add({"one/test/000000.jpg": b"x"})
+
+
 SPOILED = {
     ("raw_videos", "schema"): lambda f: edit(f, "clips", "clips", fps=pl.lit(-1.0)),
     ("raw_videos", "readable_video"): lambda f: pl.read_parquet(f / "clips.parquet").clear().write_parquet(f / "n") or (f / "n").replace(f / "clips.parquet"),
@@ -81,6 +88,9 @@ SPOILED = {
     ("hand3d_action", "tokens_decode"): shifted_tokens,
     ("hand3d_test", "unseen"): shared_video,
     ("hand3d_test", "has_rows"): lambda f: pl.read_parquet(f / "visual_rows.parquet").clear().write_parquet(f / "n") or (f / "n").replace(f / "visual_rows.parquet"),
+    ("hand3d_dataset", "as_listed"): lambda f: fakes.write(f / "seen.txt", "other bytes"),
+    ("hand3d_dataset", "all_rows"): lambda f: (f / "parquet" / "visual" / "test-all.parquet").unlink(),
+    ("hand3d_dataset", "frames_allowed"): foreign_frame,
     ("base_model", "weights_finite"): lambda f: save(f, np.nan),
     ("stage1_checkpoint", "weights_finite"): lambda f: save(f, np.inf),
     ("robot_demonstrations", "has_demonstrations"): lambda f: (f / "lerobot/data/chunk-000/file-000.parquet").unlink(),
@@ -144,6 +154,7 @@ def test_a_check_that_is_needed_has_a_spoiled_example():
     special = {(stage, check.name) for stage, made_by in checks.SPECIAL.items() for check in made_by if check.blocking}
     elsewhere = {
         ("hand3d_visual", "second_route"),  # tests/ops: needs real rows
+        ("hand3d_dataset", "second_route"),
         ("point_clouds", "maps_readable"),
         ("stage2_checkpoint", "weights_finite"),
         ("posttrained_policies", "weights_finite"),

@@ -5,7 +5,10 @@ resized to a longest edge (CONVENTIONS.md: a pure scaling of the intrinsics), ne
 """
 
 import io
+import json
+import tarfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,8 @@ from ops.rejects import ClipError
 from ops.sources.manifest import read_clip
 
 INDEX = "index.parquet"
+EPISODE_SOURCES = "sources.parquet"
+"""Beside a LeRobot data set: the clip, hand and licence of each episode."""
 _INDEX = {"clip_id": pl.String, "frame": pl.Int32, "tar": pl.String, "offset": pl.Int64, "size": pl.Int64}
 _UNREADABLE = {"clip_id": pl.String, "detail": pl.String}
 _RANDOM_ACCESS = 500  # frames asked of a video at once: bounds the memory of the encoded ones
@@ -99,6 +104,22 @@ def jpeg(rgb: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
 def path_of(clip_id: str, frame: int) -> str:
     """Where a frame lies, relative to the folder its tar is unpacked in."""
     return f"{clip_id}/{frame:06d}.jpg"
+
+
+def clips_shown(release: Path, samples_per_tar: int) -> set[str]:
+    """Clips of which a release holds frames: all frame tars, the first samples of each WebDataset tar, and LeRobot data
+    sets with images."""
+    shown: set[str] = set()
+    for path in sorted((release / "frames").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            shown.update(member.name.rsplit("/", 1)[0] for member in tar)
+    for path in sorted((release / "webdataset").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            bodies = (tar.extractfile(member) for member in tar if member.name.endswith(".json"))
+            shown.update(json.load(body)["row"]["clip_id"] for body in islice(bodies, samples_per_tar) if body)
+    for path in sorted((release / "lerobot").glob(f"*/{EPISODE_SOURCES}")):
+        shown.update(pl.read_parquet(path).filter("images")["clip_id"])
+    return shown
 
 
 class PackedFrames:

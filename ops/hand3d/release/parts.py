@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from ops.store import write_file
 
@@ -33,6 +34,9 @@ class Part:
     def name(self) -> str:
         return f"{self.kind}-{self.split}-{self.shard}"
 
+    def count(self) -> int:
+        return pl.scan_parquet(self.path).filter(split=self.split).select(pl.len()).collect().item()
+
     def batches(self, num_rows: int = BATCH_ROWS) -> Iterator[pl.DataFrame]:
         """The part's rows in their order, num_rows at a time (the last batch has fewer); read as they are needed."""
         rows = pl.scan_parquet(self.path).filter(split=self.split)
@@ -46,6 +50,16 @@ class Part:
         left = pl.concat(held) if held else pl.DataFrame()
         if len(left):
             yield left
+
+
+def released(folder: Path, part: Part) -> Path:
+    """The Parquet file of a part in a release; it is not there for no rows."""
+    return folder / "parquet" / part.kind / f"{part.split}-{part.shard}.parquet"
+
+
+def num_released(folder: Path, part: Part) -> int:
+    path = released(folder, part)
+    return pq.ParquetFile(path).metadata.num_rows if path.is_file() else 0
 
 
 def list_parts(visual: Path, action: Path, test: Path, shards: list[str]) -> list[Part]:

@@ -147,3 +147,11 @@ def _episode(clip: Clip, span: Span, seen: pl.DataFrame, edge: int, with_images:
         read = {f.index: f.rgb for f in clip.frames(sorted(set(frames.tolist())), (edge, edge))}
         images[VIEW] = np.stack([read[int(frame)] for frame in frames])
     return HandEpisode(clip.clip_id, span.side, frames, values, f"{span.side} hand: {span.text}", span.split, images)
+
+
+def write_sources(rows: list[tuple], clips: pl.DataFrame, path: Path) -> None:
+    """What LeRobot's own files do not say: clip, hand, chunk, first frame and licence of each episode, in their order."""
+    names = ["clip_id", "side", "chunk", "first_frame", "images"]
+    table = pl.DataFrame(rows, names, orient="row").with_row_index("episode_index")
+    terms = clips.select("clip_id", "sha256", "split", "licence", "noncommercial", "redistributable")
+    table.join(terms, on="clip_id", how="left", maintain_order="left").write_parquet(path, compression="zstd")

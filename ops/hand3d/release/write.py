@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ops.config import Hand3DDatasetConfig
 from ops.hand3d.release import conversations
 from ops.hand3d.release.frames import PackedFrames
-from ops.hand3d.release.parts import Part
+from ops.hand3d.release.parts import Part, released
 from ops.hand3d.release.tars import TarShards
 from ops.hand3d.tally import Tally
 
@@ -31,7 +31,7 @@ def write_part(part: Part, folder: Path, clips: pl.DataFrame, frames: PackedFram
     """
     tally = Tally(config.near_duplicate_mm / 1000, config.seed, 12 * config.gallery_rows)
     num_rows = num_with_frames = 0
-    with _Parquet(folder / "parquet" / part.kind / f"{part.split}-{part.shard}.parquet") as table, _Formats(part, folder, clips, config) as formats:  # fmt: skip
+    with _Parquet(released(folder, part)) as table, _Formats(part, folder, clips, config) as formats:  # fmt: skip
         for rows in part.batches():
             table.add(rows)
             tally.add(part.kind, rows)
