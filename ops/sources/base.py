@@ -159,6 +159,8 @@ class Clip:
     """Who acts, as the source names people; "" = not said."""
     view: str = ""
     """Which camera of several, as the source names it; "" = it has one."""
+    task: str = ""
+    """What the whole clip is for, where its instructions are steps of it; "" = not said."""
 
     @property
     def has_depth(self) -> bool:

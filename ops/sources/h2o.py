@@ -52,7 +52,7 @@ ACTIONS = (
 )
 LABELS = ("cam_pose", "hand_pose", "hand_pose_mano", "obj_pose", "obj_pose_rt", "verb_label", "action_label")
 SUBJECT = re.compile(r"subject(\d)(_ego)?", re.IGNORECASE)
-MAX_DISAGREEMENT_M = 0.03  # between its two hand labels; version 1.0 and a wrong wrist are centimetres off
+MAX_DISAGREEMENT_M = 0.02  # between its two hand labels; version 1.0 and a wrong wrist are centimetres off
 SOURCE = Source(
     kind=KIND,
     title="H2O: Two Hands Manipulating Objects",

@@ -129,6 +129,7 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
         objects=_objects(root, labels, camera),
         instructions=_instructions(root, video.parent.name, labels.frame_ids),
         view=view,
+        task=_task(_program_files(root, video.parent.name)["task_target"], video.parent.name),
         **SOURCE.terms(),
     )
 
@@ -344,11 +345,16 @@ def _instructions(root: Path, token: str, ids: np.ndarray) -> tuple[Instruction,
             if text and first < last:
                 start_s, end_s = float(first - ids[0]) / MOCAP_FPS, float(last - ids[0]) / MOCAP_FPS
                 made.append(Instruction(start_s, end_s, text.strip(), side))
-    if made or not files["task_target"].is_file():
-        return tuple(sorted(made, key=lambda made: (made.start_s, made.end_s, made.side or "")))
-    target = _json(files["task_target"]).get(token.replace("++", "/"))
+    made.sort(key=lambda made: (made.start_s, made.end_s, made.side or ""))
+    task = _task(files["task_target"], token)
     end_s = float(ids[-1] - ids[0] + 4) / MOCAP_FPS
-    return (Instruction(0.0, end_s, target.strip()),) if isinstance(target, str) and target.strip() else ()
+    return tuple(made) or ((Instruction(0.0, end_s, task),) if task else ())
+
+
+def _task(path: Path, token: str) -> str:
+    """The complex task that the primitives are steps of."""
+    target = _json(path).get(token.replace("++", "/")) if path.is_file() else None
+    return target.strip() if isinstance(target, str) else ""
 
 
 def _primitive(program: dict) -> str:

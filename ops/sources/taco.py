@@ -33,6 +33,7 @@ from ops.rejects import ClipError, Reason
 from ops.sources.base import SIDES, Clip, HandTrack, Instruction, JointTrack, ObjectTrack, Source, read_each
 from ops.sources.depth import VideoDepth
 from ops.sources.example import Truth, box_corners_m
+from ops.sources.grey_video import write_grey_video
 from ops.sources.meshes import object_track, read_outline
 from ops.sources.safe_load import load_pickle
 from ops.sources.world_labels import finite, hand_in_camera, rigid
@@ -274,19 +275,20 @@ def _depth(root: Path, seq: Path, num_frames: int) -> VideoDepth | None:
     path = root / "Egocentric_Depth_Videos" / seq / "egocentric_depth.avi"
     if not path.is_file():
         return None
-    _same_count("egocentric_depth.avi (move it away to go without depth)", _num_packets(path), num_frames)
+    _same_count("egocentric_depth.avi (move it away to go without depth)", _num_frames(path), num_frames)
     return VideoDepth(path, DEPTH_UNITS_PER_M)
 
 
-def _num_packets(path: Path) -> int:
-    """Frames of a video in which every packet is one, as in ffv1, without decoding any."""
+def _num_frames(path: Path) -> int:
+    """As the container states, without reading the hundreds of megabytes that VideoDepth indexes when it is used."""
     import av
 
     try:
         with av.open(str(path)) as container:
-            return sum(1 for packet in container.demux(video=0) if packet.size)
+            stated = container.streams.video[0].frames
     except (av.FFmpegError, IndexError) as error:
         raise ClipError(Reason.BAD_SIDE_FILE, f"{path.name} is no readable video: {error}") from error
+    return stated or len(VideoDepth(path, DEPTH_UNITS_PER_M).frames)
 
 
 # -- labels
@@ -417,17 +419,7 @@ def _calibration(seen: Truth) -> dict[str, list]:
 
 def _write_depth(path: Path, depth_m: np.ndarray) -> None:
     """As its authors did: ffv1, 16-bit grey, every frame a key frame, at a nominal 15 fps."""
-    import av
-
-    path.parent.mkdir(parents=True)
-    units = np.round(np.nan_to_num(depth_m) * DEPTH_UNITS_PER_M).astype(np.uint16)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=15, options={"level": "1", "coder": "1", "context": "1", "g": "1"})
-        stream.height, stream.width = depth_m.shape[1:]
-        stream.pix_fmt = "gray16le"
-        for image in units:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="gray16le")))
-        container.mux(stream.encode(None))
+    write_grey_video(path, np.round(np.nan_to_num(depth_m) * DEPTH_UNITS_PER_M).astype(np.uint16), 15)
 
 
 def _write_hands(folder: Path, truth: Truth, T_world_cam: np.ndarray) -> None:

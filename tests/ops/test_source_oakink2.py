@@ -87,6 +87,7 @@ def test_round_trip(root, truth, models):
     np.testing.assert_allclose(thing.T_cam_obj, known.T_cam_obj, atol=1e-12)
     np.testing.assert_allclose(thing.position_cam, known.position_cam, atol=1e-12)
     np.testing.assert_allclose(thing.boxes_px, known.boxes_px, atol=1e-9)
+    assert clip.task == "reach for the box; pick up the box"
     assert [(i.text, i.side) for i in clip.instructions] == [(i.text, i.side) for i in TEXTS]
     np.testing.assert_allclose([(i.start_s, i.end_s) for i in clip.instructions], [(0, 0.1), (0.1, 0.2)])
 
@@ -324,7 +325,8 @@ def test_without_primitives_the_complex_task_is_said(root, models):
         shutil.rmtree(root / "program" / name)
     assert said(read(root, models)[0]) == [("reach for the box; pick up the box", None, 0, 28)]
     (root / "program" / "task_target.json").unlink()
-    assert read(root, models)[0].instructions == ()
+    (clip,) = read(root, models)
+    assert (clip.instructions, clip.task) == ((), "")
 
 
 @pytest.mark.parametrize(
