@@ -7,8 +7,8 @@ GROUP = "geometry"
 ASSETS = (
     Described(
         "point_clouds",
-        ("hdf5", "parquet"),
-        """A point map for each sampled frame (1 a second). One row a frame that has one; the map lies in point_maps.h5: a 3D
+        ("numpy", "parquet"),
+        """A point map for each sampled frame (1 a second). One row a frame that has one; the map lies in point_maps.npz: a 3D
 point in camera axes for each pixel and a confidence. Sensor depth where the source has it, two views where the camera
 moves, CUT3R with its weights. A static camera without depth gives no map: rejected and counted, never filled in.""",
     ),

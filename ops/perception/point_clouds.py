@@ -7,6 +7,8 @@ if its poses are given). A camera that stands still gives no depth by two views;
 reason, never filled in.
 """
 
+import io
+import zipfile
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +29,7 @@ from ops.sources.base import Clip, sampled_frames
 from ops.sources.manifest import read_clips
 from ops.store import Report, write_rejects
 
-FILE = "point_maps.h5"
+FILE = "point_maps.npz"
 MAX_PICTURES = 8
 
 
@@ -39,12 +41,14 @@ class PointMapEstimator(Protocol):
 
 
 class PointMaps:
-    """The arrays of a shard; a context manager. Rows of point_clouds.parquet give the index."""
+    """The arrays of a shard; a context manager. Rows of point_clouds.parquet give the index.
+
+    An npz (a zip of `<index>/points.npy` (3, h, w) and `<index>/confidence.npy` (h, w), half precision), written entry
+    by entry. Not HDF5: on a full disk its library ends the process instead of raising.
+    """
 
     def __init__(self, folder: Path) -> None:
-        import h5py
-
-        self._file = h5py.File(folder / FILE, "r")
+        self._file = zipfile.ZipFile(folder / FILE)
 
     def __enter__(self) -> "PointMaps":
         return self
@@ -53,8 +57,12 @@ class PointMaps:
         self._file.close()
 
     def read(self, index: int) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w"]]:
-        group = self._file[f"{index:06d}"]
-        return group["points"][:].astype(np.float32), group["confidence"][:].astype(np.float32)
+        points = np.moveaxis(self._array(f"{index:06d}/points.npy"), 0, -1)
+        return points.astype(np.float32), self._array(f"{index:06d}/confidence.npy").astype(np.float32)
+
+    def _array(self, name: str) -> np.ndarray:
+        with self._file.open(name) as entry:
+            return np.lib.format.read_array(entry, allow_pickle=False)
 
 
 def read_point_map(folder: Path, index: int) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w"]]:
@@ -64,15 +72,13 @@ def read_point_map(folder: Path, index: int) -> tuple[Float[np.ndarray, "h w 3"]
 
 
 def run(context: StageContext) -> Report:
-    """point_clouds.parquet, point_maps.h5 and rejects.parquet of a shard."""
-    import h5py
-
+    """point_clouds.parquet, point_maps.npz and rejects.parquet of a shard."""
     config = context.config.point_clouds
     hands = tables.read("mano_fits", context.input("mano_fits") / "mano_fits.parquet")
     clips = list(read_clips(context.input("raw_videos"), context.root))
     estimator = load_estimator(config)
     rows, rejects, pictures, captions = [], [], [], []
-    with h5py.File(context.out / FILE, "w") as file:
+    with zipfile.ZipFile(context.out / FILE, "w") as file:
         for clip in context.progress(clips, unit="clip"):
             for found in clip_maps(clip, hands.filter(clip_id=clip.clip_id), config, estimator):
                 if isinstance(found, Reject):
@@ -189,8 +195,14 @@ def _row(clip: Clip, frame, size: tuple[int, int], points: np.ndarray, route: st
     }
 
 
-def _store(file, index: int, points: np.ndarray, confidence: np.ndarray) -> None:
-    """Half precision: at 0.5 m the step is 0.25 mm, well below what any route here measures."""
-    group = file.create_group(f"{index:06d}")
-    for name, array in (("points", points), ("confidence", confidence)):
-        group.create_dataset(name, data=array.astype(np.float16), compression="gzip", compression_opts=3, shuffle=True)
+def _store(file: zipfile.ZipFile, index: int, points: np.ndarray, confidence: np.ndarray) -> None:
+    """Half precision: at 0.5 m the step is 0.25 mm, well below what any route here measures.
+
+    Coordinate by coordinate, which packs 10 % better. The date is fixed: equal maps give equal bytes.
+    """
+    for name, array in (("points", np.moveaxis(points, -1, 0)), ("confidence", confidence)):
+        entry = zipfile.ZipInfo(f"{index:06d}/{name}.npy")
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        packed = io.BytesIO()
+        np.lib.format.write_array(packed, np.ascontiguousarray(array, np.float16), allow_pickle=False)
+        file.writestr(entry, packed.getvalue(), compresslevel=3)
