@@ -15,6 +15,7 @@ left hand's files are used as they are: ARCTIC was fitted without the fix of the
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from ops.geometry import transforms
 from ops.geometry.camera import PinholeCamera, undistort_pixels
 from ops.geometry.lenses import RadialTangential
 from ops.hands.mano import from_smplx, load_models
-from ops.rejects import ClipError, Reason
+from ops.rejects import ClipError, Reason, Reject
 from ops.sources.base import SIDES, Clip, HandTrack, Instruction, ObjectTrack, Source, read_each
 from ops.sources.example import Truth, box_corners_m
 from ops.sources.meshes import boxes, object_track, read_outline
@@ -130,7 +131,7 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
     )
 
 
-def read_clips(root: Path, view: str | None = None, hand_model: Path | None = None):
+def read_clips(root: Path, view: str | None = None, hand_model: Path | None = None) -> Iterator[Clip | Reject]:
     """Clips one by one; a Reject for each that cannot be read."""
     shard = ShardConfig(KIND, KIND, str(root), view=view, hand_model=hand_model and str(hand_model))
     return read_each(list_videos, read_clip, shard)

@@ -13,6 +13,7 @@ camera pose. The row of an image is its place in skeleton.txt, as in the officia
 """
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from PIL import Image
 from ops.config import RawVideosConfig, ShardConfig
 from ops.geometry import transforms
 from ops.geometry.camera import PinholeCamera
-from ops.rejects import ClipError, Reason
+from ops.rejects import ClipError, Reason, Reject
 from ops.sources.base import Clip, Instruction, JointTrack, ObjectTrack, Source, read_each
 from ops.sources.depth import ImageDepth, RegisteredDepth
 from ops.sources.example import Truth, box_corners_m, seen_by
@@ -132,7 +133,7 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
     )
 
 
-def read_clips(root: Path, view: str | None = None, hand_model: Path | None = None):
+def read_clips(root: Path, view: str | None = None, hand_model: Path | None = None) -> Iterator[Clip | Reject]:
     """Clips one by one; a Reject for each that cannot be read."""
     shard = ShardConfig(KIND, KIND, str(root), view=view, hand_model=hand_model and str(hand_model))
     return read_each(list_videos, read_clip, shard)

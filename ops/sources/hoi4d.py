@@ -18,6 +18,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from ops.geometry import transforms
 from ops.geometry.camera import PinholeCamera
 from ops.hands.conventions import joints_of_convention
 from ops.hands.mano import from_smplx, load_models
-from ops.rejects import ClipError, Reason
+from ops.rejects import ClipError, Reason, Reject
 from ops.sources.base import SIDES, Clip, HandTrack, Instruction, ObjectTrack, Source, read_each
 from ops.sources.depth import Depth, ImageDepth, VideoDepth
 from ops.sources.example import Truth
@@ -145,7 +146,7 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
     )
 
 
-def read_clips(root: Path, view: str | None = None, hand_model: Path | None = None):
+def read_clips(root: Path, view: str | None = None, hand_model: Path | None = None) -> Iterator[Clip | Reject]:
     """Clips one by one; a Reject for each that cannot be read."""
     shard = ShardConfig(KIND, KIND, str(root), view=view, hand_model=hand_model and str(hand_model))
     return read_each(list_videos, read_clip, shard)
@@ -274,11 +275,18 @@ def _hands(base: Path, key: str, num_frames: int, camera: PinholeCamera, shard: 
         advice = "name the folder of MANO_LEFT.pkl and MANO_RIGHT.pkl as hand_model"
         raise ClipError(Reason.MISSING_HAND_MODEL, f"HOI4D's hands need MANO's files (wrist of the shape): {advice}")
     models = load_models(Path(shard.hand_model))
-    hands = {side: _hand(found, num_frames, camera, models[side], side) for side, found in files.items()}
-    return {"hands": hands, "hand_model": Path(shard.hand_model)}
+    read = {side: _hand(found, num_frames, camera, models[side], side) for side, found in files.items()}
+    hands, published_px = ({side: both[k] for side, both in read.items()} for k in (0, 1))
+    return {"hands": hands, "published_px": published_px, "hand_model": Path(shard.hand_model)}
 
 
-def _hand(files: dict[int, Path], num_frames: int, camera: PinholeCamera, model, side: str) -> HandTrack:
+def _hand(
+    files: dict[int, Path], num_frames: int, camera: PinholeCamera, model, side: str
+) -> tuple[HandTrack, np.ndarray]:
+    """The track, and its published kps2D (T, 21, 2) as pixels of the clip's image, NaN without a hand.
+
+    kps2D has manopth's fingertips (ops.hands.conventions), some millimetres from ours.
+    """
     if max(files) >= num_frames:
         detail = f"hand of frame {max(files)}, the video has {num_frames} frames"
         raise ClipError(Reason.FRAME_COUNT_MISMATCH, detail, max(files), side)
@@ -286,18 +294,18 @@ def _hand(files: dict[int, Path], num_frames: int, camera: PinholeCamera, model,
     stored = [_hand_label(files[frame], frame, side) for frame in frames.tolist()]
     pose, betas, transl, px = (np.stack(values) for values in zip(*stored, strict=True))
     theta, r, tau = from_smplx(model, pose[:, :3], pose[:, 3:], transl, betas, flat_hand_mean=True)
-    scale = camera.width / SIZE[0]
-    off_px = np.median(np.linalg.norm(camera.project(tau) / scale - 0.5 - px[:, 0], axis=1))
+    px = (px + 0.5) * camera.width / SIZE[0]
+    off_px = np.median(np.linalg.norm(camera.project(tau) - px[:, 0], axis=1)) * SIZE[0] / camera.width
     if not off_px <= MAX_WRIST_OFF_PX:
         advice = "are hand_model the MANO files and camera_params those of this camera?"
         detail = (
             f"the wrist projects {off_px:.0f} px from its published kps2D ({MAX_WRIST_OFF_PX:.0f} allowed): {advice}"
         )
         raise ClipError(Reason.BAD_LABEL, detail, side=side)
-    track = [np.zeros((num_frames, size)) for size in (45, 3, 3)]
-    for whole, values in zip(track, (theta, r, tau), strict=True):
+    track, published_px = [np.zeros((num_frames, size)) for size in (45, 3, 3)], np.full((num_frames, 21, 2), np.nan)
+    for whole, values in zip([*track, published_px], (theta, r, tau, px), strict=True):
         whole[frames] = values
-    return HandTrack(*track, betas.mean(axis=0), np.isin(np.arange(num_frames), frames))
+    return HandTrack(*track, betas.mean(axis=0), np.isin(np.arange(num_frames), frames)), published_px
 
 
 def _hand_label(path: Path, frame: int, side: str) -> list[np.ndarray]:
@@ -307,19 +315,6 @@ def _hand_label(path: Path, frame: int, side: str) -> list[np.ndarray]:
         found = sorted(map(str, label)) if isinstance(label, dict) else type(label).__name__
         raise ClipError(Reason.BAD_LABEL, f"{path.name} has {found}, needs {', '.join(sizes)}", frame, side)
     return [finite(label[name], shape, f"{path.name} {name}", frame, side) for name, shape in sizes.items()]
-
-
-def published_joints_px(video: Path, num_frames: int) -> dict[str, np.ndarray]:
-    """Its own kps2D by side, (T, 21, 2), OpenPose order, continuous pixels of 1920 x 1080; NaN without a hand.
-
-    Fingertips are manopth's (ops.hands.conventions.joints_of_convention), some millimetres from ours.
-    """
-    found = {}
-    for side in SIDES:
-        for frame, path in _numbered(_hand_folder(_base(video), _key(video), side), "pickle").items():
-            px = found.setdefault(side, np.full((num_frames, 21, 2), np.nan))
-            px[frame] = _hand_label(path, frame, side)[3] + 0.5
-    return found
 
 
 # -- objects and text
@@ -410,6 +405,8 @@ def _events(path: Path, length_s: float, name: str) -> list[Instruction]:
 
 
 # -- example
+
+EXAMPLE = {"fps": FPS}
 
 
 def write_example(root: Path, truth: Truth, second_schema: bool = False, code: str = "C5") -> None:
