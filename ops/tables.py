@@ -95,7 +95,7 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
         },
         strict=True,
     ),
-    # one row a sampled frame that has a point map; arrays lie in point_maps.h5 at `index`
+    # one row a sampled frame that has a point map; arrays lie in point_maps.npz at `index`
     "point_clouds": pa.DataFrameSchema(
         _FRAME_KEY
         | {
