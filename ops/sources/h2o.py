@@ -25,6 +25,8 @@ from PIL import Image
 from ops.config import RawVideosConfig, ShardConfig
 from ops.geometry import transforms
 from ops.geometry.camera import PinholeCamera
+from ops.hands.conventions import transl_from_tau
+from ops.hands.joints import TIPS
 from ops.hands.mano import from_smplx, load_models
 from ops.rejects import ClipError, Reason
 from ops.sources.base import SIDES, Clip, HandTrack, Instruction, JointTrack, ObjectTrack, Source, read_each
@@ -52,6 +54,7 @@ ACTIONS = (
 )
 LABELS = ("cam_pose", "hand_pose", "hand_pose_mano", "obj_pose", "obj_pose_rt", "verb_label", "action_label")
 SUBJECT = re.compile(r"subject(\d)(_ego)?", re.IGNORECASE)
+NOT_TIPS = [joint for joint in range(21) if joint not in TIPS]  # what counts as a tip differs by millimetres
 MAX_DISAGREEMENT_M = 0.02  # between its two hand labels; version 1.0 and a wrong wrist are centimetres off
 SOURCE = Source(
     kind=KIND,
@@ -122,7 +125,7 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
         split=_split(seq),
         image_files=tuple(images[i] for i in ids),
         T_cam_world=transforms.invert(T_world_cam),
-        **_hands(seq, ids, shard),
+        **_hands(seq, ids, shard, camera),
         objects=_objects(seq, ids, camera),
         instructions=_instructions(seq, ids, shard),
         depth=_depth(seq, ids),
@@ -198,8 +201,8 @@ def _depth(seq: Path, ids: list[int]) -> ImageDepth | None:
 # -- hands
 
 
-def _hands(seq: Path, ids: list[int], shard: ShardConfig) -> dict[str, object]:
-    """Fields of the clip: MANO tracks where the MANO files are given, else joints."""
+def _hands(seq: Path, ids: list[int], shard: ShardConfig, camera: PinholeCamera) -> dict[str, object]:
+    """Fields of the clip: MANO tracks where the MANO files are given (its joints then check them), else joints."""
     if _folder(seq, "hand_pose") is None and _folder(seq, "hand_pose_mano") is None:
         raise ClipError(Reason.MISSING_LABELS, f"{seq.name} has neither hand_pose/ nor hand_pose_mano/")
     joints = _joints(seq, ids) if _folder(seq, "hand_pose") is not None else {}
@@ -211,7 +214,11 @@ def _hands(seq: Path, ids: list[int], shard: ShardConfig) -> dict[str, object]:
             )
         return {"joints": joints}
     folder = Path(shard.hand_model)
-    return {"hands": _mano(seq, ids, folder, joints), "hand_model": folder}
+    published_px = {
+        side: np.where(track.valid[:, None, None], camera.project(track.joints_cam), np.nan)
+        for side, track in joints.items()
+    }
+    return {"hands": _mano(seq, ids, folder, joints), "hand_model": folder, "published_px": published_px}
 
 
 def _joints(seq: Path, ids: list[int]) -> dict[str, JointTrack]:
@@ -244,7 +251,7 @@ def _mano(seq: Path, ids: list[int], folder: Path, joints: dict[str, JointTrack]
 def _check_agreement(from_mano: np.ndarray, valid: np.ndarray, labelled: JointTrack, side: str) -> None:
     both = valid & labelled.valid
     if both.any():
-        apart_m = np.median(np.linalg.norm(from_mano[both] - labelled.joints_cam[both], axis=-1))
+        apart_m = np.median(np.linalg.norm(from_mano[both] - labelled.joints_cam[both], axis=-1)[:, NOT_TIPS])
         if apart_m > MAX_DISAGREEMENT_M:
             raise ClipError(
                 Reason.BAD_LABEL,
@@ -410,7 +417,7 @@ def _mano_label(truth: Truth, side: str, frame: int) -> np.ndarray:
     if side not in truth.hands or not truth.hands[side].valid[frame]:
         return np.zeros(62)
     hand = truth.hands[side]
-    transl = hand.tau[frame] - truth.models[side].wrist(hand.beta)
+    transl = transl_from_tau(truth.models[side], hand.tau[[frame]], hand.beta)[0]
     return np.concatenate([[1.0], transl, hand.r[frame], hand.theta[frame], hand.beta])
 
 

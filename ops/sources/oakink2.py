@@ -27,11 +27,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from ops.config import RawVideosConfig, ShardConfig
 from ops.geometry import transforms
 from ops.geometry.camera import PinholeCamera
+from ops.hands.conventions import quat_from_rotvec, rotvec_from_quat
 from ops.hands.mano import load_models
 from ops.rejects import ClipError, Reason
 from ops.sources.base import Clip, HandTrack, Instruction, ObjectTrack, Source, read_each
@@ -274,9 +274,8 @@ def _hand(raw_mano: dict, ids: np.ndarray, side: str, T_cam_world: np.ndarray) -
         raise ClipError(
             Reason.BAD_LABEL, f"{name}__pose_coeffs: a quaternion of length {length[frame].min():.3f}", frame, side
         )
-    rotation = Rotation.from_quat(quats.reshape(-1, 4), scalar_first=True)
-    theta = rotation.as_rotvec().reshape(-1, 16, 3)[:, 1:].reshape(-1, 45)
-    R_world_wrist = rotation.as_matrix().reshape(-1, 16, 3, 3)[:, 0]
+    rotvecs = rotvec_from_quat(quats)
+    theta, R_world_wrist = rotvecs[:, 1:].reshape(-1, 45), transforms.rotvec_to_rotmat(rotvecs[:, 0])
     beta = betas[valid].mean(axis=0) if valid.any() else np.zeros(10)
     return hand_in_camera(T_cam_world, theta, R_world_wrist, wrist, beta, valid)
 
@@ -454,9 +453,9 @@ def _raw_mano(truth: Truth, T_world_cam: np.ndarray, frame: int) -> dict:
     label = {}
     for side, hand in truth.hands.items():
         if hand.valid[frame]:
-            local = Rotation.from_rotvec(np.concatenate([hand.r[frame], hand.theta[frame]]).reshape(16, 3)).as_matrix()
-            local[0] = T_world_cam[:3, :3] @ local[0]
-            quats = Rotation.from_matrix(local).as_quat(scalar_first=True)
+            R_world_wrist = T_world_cam[:3, :3] @ transforms.rotvec_to_rotmat(hand.r[frame])
+            rotvecs = np.append(transforms.rotmat_to_rotvec(R_world_wrist), hand.theta[frame]).reshape(16, 3)
+            quats = quat_from_rotvec(rotvecs)
             wrist = transforms.apply(T_world_cam, hand.tau[frame])
             values = {"pose_coeffs": quats, "tsl": wrist, "betas": hand.beta}
             label |= {f"{PREFIX[side]}__{key}": torch.tensor(value, dtype=torch.float32)[None] for key, value in values.items()}  # fmt: skip

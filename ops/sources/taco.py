@@ -28,6 +28,7 @@ import numpy as np
 from ops.config import RawVideosConfig, ShardConfig
 from ops.geometry import transforms
 from ops.geometry.camera import PinholeCamera
+from ops.hands.conventions import joints_of_convention
 from ops.hands.mano import load_models
 from ops.rejects import ClipError, Reason
 from ops.sources.base import SIDES, Clip, HandTrack, Instruction, JointTrack, ObjectTrack, Source, read_each
@@ -133,7 +134,7 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
         intrinsics="given",
         split=_split(root, seq),
         T_cam_world=T_cam_world,
-        **_hands(root, seq, T_cam_world, shard),
+        **_hands(root, seq, T_cam_world, camera, shard),
         objects=_objects(root, seq, T_cam_world, camera),
         instructions=_instructions(seq, float(info.times_s[-1]) + 1 / info.fps),
         depth=_depth(root, seq, info.num_frames) if is_ego else None,
@@ -294,28 +295,37 @@ def _num_frames(path: Path) -> int:
 # -- labels
 
 
-def _hands(root: Path, seq: Path, T_cam_world: np.ndarray, shard: ShardConfig) -> dict[str, object]:
-    """Fields of the clip: MANO tracks where the MANO files are given, else the released joints."""
+def _hands(
+    root: Path, seq: Path, T_cam_world: np.ndarray, camera: PinholeCamera, shard: ShardConfig
+) -> dict[str, object]:
+    """Fields of the clip: MANO tracks where the MANO files are given (released joints then check them), else joints."""
     folder = root / "Hand_Poses" / seq
-    joints_file = folder / "hand_joints.npy"
+    joints_cam = _joints(folder / "hand_joints.npy", T_cam_world)
     if shard.hand_model is not None:
-        load_models(Path(shard.hand_model))
+        load_models(Path(shard.hand_model))  # it must be there before hands that belong to it go on
         hands = {side: _hand(folder, side, T_cam_world) for side in SIDES if (folder / f"{side}_hand.pkl").is_file()}
         if not hands:
             raise ClipError(
                 Reason.MISSING_LABELS, f"Hand_Poses/{seq.as_posix()} has no left_hand.pkl or right_hand.pkl"
             )
-        return {"hands": hands, "hand_model": Path(shard.hand_model)}
-    if not joints_file.is_file():
+        published_px = {side: camera.project(points) for side, points in joints_cam.items()}
+        return {"hands": hands, "hand_model": Path(shard.hand_model), "published_px": published_px}
+    if not joints_cam:
         raise ClipError(
             Reason.MISSING_HAND_MODEL,
             "TACO's betas are MANO's: name the folder of MANO_LEFT.pkl and MANO_RIGHT.pkl as hand_model (or get "
             "hand_joints.npy of a later release)",
         )
-    joints_world = _array(joints_file, len(T_cam_world), (2, 21, 3))
     everywhere = np.ones(len(T_cam_world), bool)
-    joints_cam = transforms.apply(T_cam_world[:, None, None], joints_world)
-    return {"joints": {side: JointTrack(joints_cam[:, k], everywhere) for k, side in enumerate(SIDES)}}
+    return {"joints": {side: JointTrack(points, everywhere) for side, points in joints_cam.items()}}
+
+
+def _joints(path: Path, T_cam_world: np.ndarray) -> dict[str, np.ndarray]:
+    """Released joints by side, camera frame, m; their fingertips are manopth's, millimetres from ours."""
+    if not path.is_file():
+        return {}
+    joints_cam = transforms.apply(T_cam_world[:, None, None], _array(path, len(T_cam_world), (2, 21, 3)))
+    return {side: joints_cam[:, k] for k, side in enumerate(SIDES)}
 
 
 def _hand(folder: Path, side: str, T_cam_world: np.ndarray) -> HandTrack:
@@ -437,7 +447,11 @@ def _write_hands(folder: Path, truth: Truth, T_world_cam: np.ndarray) -> None:
             with (folder / name).open("wb") as file:
                 pickle.dump(content, file)
     if set(truth.hands) == set(SIDES):
-        joints_cam = np.stack([truth.joints_cam[side] for side in SIDES], axis=1)
+        hands = {side: truth.hands[side] for side in SIDES}
+        found = [
+            joints_of_convention(truth.models[s], h.theta, h.r, h.tau, h.beta, "manopth") for s, h in hands.items()
+        ]
+        joints_cam = np.stack(found, axis=1)
         np.save(folder / "hand_joints.npy", transforms.apply(T_world_cam[:, None, None], joints_cam))
 
 

@@ -148,6 +148,16 @@ def test_one_hand_and_a_gap(tmp_path, truth, models):
     assert set(read(tmp_path)[1].joints) == {"right"}
 
 
+def test_joints_check_the_mano_labels(tmp_path, truth, models):
+    h2o.write_example(tmp_path, unlabelled(truth, "right", [2]))
+    (clip,) = read(tmp_path, models)
+    for side, px in clip.published_px.items():
+        expected = CAMERA.project(truth.joints_cam[side])
+        if side == "right":
+            expected[2] = np.nan
+        np.testing.assert_allclose(px, expected, atol=1e-9)
+
+
 def test_numbers_of_unlabelled_hands_mean_nothing(seq, models):
     """A hand with flag 0 may carry anything, also in the text of a real file."""
     path = seq / "hand_pose_mano" / "000002.txt"
