@@ -29,14 +29,19 @@ from ops.video import VideoInfo, frame_times_s, probe
 READERS = {
     "arctic": "ops.sources.arctic",
     "dexycb": "ops.sources.dexycb",
+    "ego4d": "ops.sources.ego4d",
     "egodex": "ops.sources.egodex",
+    "egoexo4d": "ops.sources.egoexo4d",
+    "epic_kitchens": "ops.sources.epic_kitchens",
     "folder": "ops.sources.folder",
     "fpha": "ops.sources.fpha",
     "h2o": "ops.sources.h2o",
     "hoi4d": "ops.sources.hoi4d",
     "oakink2": "ops.sources.oakink2",
+    "ssv2": "ops.sources.ssv2",
     "synthetic": "ops.sources.synthetic",
     "taco": "ops.sources.taco",
+    "taste_rob": "ops.sources.taste_rob",
     "vitra": "ops.sources.vitra",
 }
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")

@@ -3,8 +3,10 @@
 import json
 import mmap
 import re
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +78,22 @@ def read_json(path: Path) -> dict | list:
         raise ClipError(Reason.BAD_SIDE_FILE, f"{path.name} is no readable JSON: {error}") from error
 
 
-@lru_cache(maxsize=8)
+def per_file(function: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """The function of a file that many clips share, its results kept while the file's size and time stay the same."""
+
+    @lru_cache(maxsize=8)
+    def kept(path: Path, *_version: int) -> Any:
+        return function(path)
+
+    @wraps(function)
+    def of_file(path: Path) -> Any:
+        status = path.stat()
+        return kept(path, status.st_size, status.st_mtime_ns)
+
+    return of_file
+
+
+@per_file
 def read_shared_json(path: Path) -> dict | list:
     """A file that many clips share, kept. Not to be changed by the caller."""
     return read_json(path)
@@ -87,7 +104,7 @@ def json_entry(path: Path, key: str) -> dict | None:
 
     The file is searched once and never held: ids are 36 characters (UUIDs), as Ego4D's.
     """
-    start = _objects_by_id(path, path.stat().st_size, path.stat().st_mtime_ns).get(key.encode())
+    start = _objects_by_id(path).get(key.encode())
     if start is None:
         return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -106,8 +123,8 @@ _OBJECT_OF_ID = re.compile(rb'"([0-9a-fA-F-]{36})"\s*:\s*(?=\{)')
 _BRACES = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
 
 
-@lru_cache(maxsize=2)
-def _objects_by_id(path: Path, *_version: int) -> dict[bytes, int]:
+@per_file
+def _objects_by_id(path: Path) -> dict[bytes, int]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return {found.group(1): found.end() for found in _OBJECT_OF_ID.finditer(content)}
 
