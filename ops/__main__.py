@@ -81,6 +81,12 @@ def parser() -> argparse.ArgumentParser:
     lineage = _command(commands, "lineage", _lineage, "what stands behind an artefact: content, videos, code, params")
     lineage.add_argument("stage", nargs="?", default="champion", choices=list(BY_NAME), metavar="STAGE")
     lineage.add_argument("--shard", default="", help="a key of shards in params.yaml")
+    dry_run = _command(
+        commands, "dry-run", _dry_run, "plan Hand3D at the paper's size on made-up clips of nine sources"
+    )
+    dry_run.add_argument("--rows", type=Path, metavar="FOLDER", help="also make all rows there (1.5 GB), and time it")
+    dry_run.add_argument("--processes", type=int, default=2, help="for --rows (default: 2)")
+    _add_sources(_command(commands, "sources", _sources, "data sources: what there is, check of a copy, an example"))
     _command(commands, "dvc-yaml", _dvc_yaml, "render dvc.yaml from ops/stages.py")
     return top
 
@@ -92,6 +98,33 @@ def _command(commands, name: str, function: Callable, text: str) -> argparse.Arg
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     command.set_defaults(command=function)
     return command
+
+
+def _add_sources(sources: argparse.ArgumentParser) -> None:
+    actions = sources.add_subparsers(title="actions (none: list the kinds)", dest="action", metavar="ACTION")
+    check = actions.add_parser("check", help="look through a copy of a data set before any run")
+    check.add_argument("copy", type=Path, metavar="ROOT", help="folder of the copy")
+    check.add_argument("--kind", required=True, help="reader, as `hand3d sources` lists them")
+    check.add_argument("--view", help="which camera (default: the source's ego view)")
+    check.add_argument(
+        "--clips", type=int, default=50, metavar="N", help="look at N clips, spread evenly (default: 50)"
+    )
+    check.add_argument("--all", action="store_true", help="look at every clip")
+    check.add_argument("--use", default="research", help="what the result is for, as raw_videos.use")
+    check.add_argument(
+        "--fov", type=float, metavar="DEG", help="assumed field of view, as raw_videos.assumed_fov_x_deg"
+    )
+    example = actions.add_parser("example", help="write a source's layout in miniature")
+    example.add_argument("kind", help="reader, as `hand3d sources` lists them")
+    example.add_argument("out", type=Path, metavar="OUT", help="folder to write into, new or empty")
+    for action in (check, example):
+        action.add_argument(
+            "--root", type=Path, default=argparse.SUPPRESS, help="workspace with the stand-in hand model"
+        )
+        action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
+        action.add_argument(
+            "--hand-model", type=Path, metavar="DIR", help="folder of the MANO files (default: stand-in)"
+        )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -166,6 +199,16 @@ def _models(options: argparse.Namespace) -> None:
         print(f"{row['part']:<24}{row['parameters']:>16,}  {row['trained_in']}")
 
 
+def _dry_run(options: argparse.Namespace) -> None:
+    from ops.hand3d import dry_run
+
+    if options.rows is None:
+        print(dry_run.report(dry_run.plan(), []))
+        return
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")  # of the processes; each has a core of its own
+    print(dry_run.report(*dry_run.make(options.rows, options.processes)))
+
+
 def _report(options: argparse.Namespace) -> None:
     from ops.report import write
 
@@ -180,6 +223,29 @@ def _lineage(options: argparse.Namespace) -> None:
     if not rows:
         raise FileNotFoundError(f"dvc.lock records no {options.stage}: run `hand3d run {options.stage}` first")
     print("\n\n".join("\n".join(f"{key:>12}: {value}" for key, value in row.items()) for row in rows))
+
+
+def _sources(options: argparse.Namespace) -> int:
+    from ops.bootstrap import weights_dir
+    from ops.config import RawVideosConfig, ShardConfig
+    from ops.sources import round_trip, survey
+
+    if options.action is None:
+        print("\n".join(survey.catalogue()))
+        return 0
+    standin = weights_dir(options.root.resolve()) / "hand_model"
+    if options.action == "example":
+        out = round_trip.write_new(options.kind, options.out, options.hand_model or standin)
+        print(f"{out}: {options.kind} in miniature")
+        return 0
+    hand_model = options.hand_model and str(options.hand_model.resolve())
+    shard = ShardConfig(
+        options.kind, options.kind, str(options.copy.resolve()), view=options.view, hand_model=hand_model
+    )
+    config = RawVideosConfig(options.fov, use=options.use)
+    found = survey.survey(shard, config, standin if standin.is_dir() else None, None if options.all else options.clips)
+    print("\n".join(survey.lines(found, config)))
+    return 0 if found.passed else 1
 
 
 def _dvc_yaml(options: argparse.Namespace) -> None:
