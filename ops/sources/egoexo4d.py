@@ -91,7 +91,15 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
 
     Raises ClipError: EMPTY_VIDEO, CORRUPT_VIDEO, UNSUPPORTED_CAMERA (no calibration), BAD_LABEL, BAD_SIDE_FILE, NAN_LABEL.
     """
-    info = info or probe(video)
+    try:
+        return _read_clip(video, shard, info or probe(video))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # JSON of another shape
+        raise ClipError(
+            Reason.BAD_LABEL, f"annotations of {video.parents[1].name} are not laid out as expected: {error!r}"
+        ) from error
+
+
+def _read_clip(video: Path, shard: ShardConfig, info: VideoInfo) -> Clip:
     take = _take_of(video)
     uid = str(take.get("take_uid", ""))
     if _is_ego(video):
