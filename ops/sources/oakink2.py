@@ -82,11 +82,16 @@ def list_videos(root: Path, view: str | None = None) -> list[Path]:
 
 
 def side_files(video: Path) -> list[Path]:
-    """Annotation, program, task and object names of the sequence. Object meshes are shared and too large to hash."""
+    """Annotation, program, task, names and meshes of the sequence.
+
+    Meshes: of the objects that the program names; only the annotation, too large to read here, names those nobody uses.
+    """
     seq = video if "++" in video.name else video.parent
     root = seq.parents[1]
     files = [_annotation_file(root, seq.name), *_program_files(root, seq.name).values(), *_name_files(root)]
-    return sorted(path for path in [*files, *_split_files(root)] if path.is_file())
+    meshes = [_mesh_file(root, key) for key in _program_objects(_program_files(root, seq.name)["program_info"])]
+    files += [*_split_files(root), *(mesh for mesh in meshes if mesh)]
+    return sorted(path for path in files if path.is_file())
 
 
 def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: VideoInfo | None = None) -> Clip:
@@ -330,16 +335,11 @@ def _mesh_file(root: Path, key: str) -> Path | None:
 def _instructions(root: Path, token: str, ids: np.ndarray) -> tuple[Instruction, ...]:
     """Primitives with their sentences, by hand where both hands' intervals differ; else the complex task."""
     files = _program_files(root, token)
-    programs, sentences = ({}, {})
-    if files["program_info"].is_file():
-        programs = _intervals(files["program_info"])
-    if files["desc_info"].is_file():
-        sentences = _intervals(files["desc_info"])
+    programs, sentences = _intervals(files["program_info"]), _intervals(files["desc_info"])
     made = []
     for key in programs | sentences:
         text = sentences.get(key, {}).get("seg_desc") or _primitive(programs.get(key, {}))
-        both = key[0] == key[1]
-        for side, interval in ((None, key[0]),) if both else (("left", key[0]), ("right", key[1])):
+        for side, interval in [(None, key[0])] if key[0] == key[1] else zip(("left", "right"), key, strict=True):
             first, last = (0, 0) if interval is None else (max(interval[0], ids[0]), min(interval[1], ids[-1] + 4))
             if text and first < last:
                 start_s, end_s = float(first - ids[0]) / MOCAP_FPS, float(last - ids[0]) / MOCAP_FPS
@@ -356,6 +356,14 @@ def _task(path: Path, token: str) -> str:
     return target.strip() if isinstance(target, str) else ""
 
 
+def _program_objects(path: Path) -> set[str]:
+    try:
+        entries = _json(path).values() if path.is_file() else ()
+    except ClipError:  # read_clip tells
+        return set()
+    return {str(key) for entry in entries if isinstance(entry, dict) for key in entry.get("obj_list") or ()}
+
+
 def _primitive(program: dict) -> str:
     name = program.get("primitive", "")
     return "" if name == UNKNOWN_PRIMITIVE else name.replace("_", " ")
@@ -364,7 +372,7 @@ def _primitive(program: dict) -> str:
 def _intervals(path: Path) -> dict[tuple, dict]:
     """Entries by (left, right) intervals in mocap frames; the keys are Python tuples as text."""
     entries = {}
-    for key, entry in _json(path).items():
+    for key, entry in (_json(path) if path.is_file() else {}).items():
         try:
             left, right = ast.literal_eval(key)
             pair = tuple(None if side is None else (int(side[0]), int(side[1])) for side in (left, right))
@@ -432,7 +440,7 @@ def write_example(root: Path, truth: Truth, views: dict[str, Truth] | None = Non
     with (root / "anno_preview" / f"{token}.pkl").open("wb") as file:
         pickle.dump(anno, file)
     _write_objects(root, keys)
-    _write_program(root, token, truth, ids[0])
+    _write_program(root, token, truth, ids[0], list(keys))
 
 
 def _opencv(camera: PinholeCamera) -> np.ndarray:
@@ -473,12 +481,12 @@ def _write_objects(root: Path, keys: dict[str, ObjectTrack]) -> None:
     desc.write_text(json.dumps(known), encoding="utf-8")
 
 
-def _write_program(root: Path, token: str, truth: Truth, first: int) -> None:
+def _write_program(root: Path, token: str, truth: Truth, first: int, objects: list[str]) -> None:
     programs, sentences = {}, {}
     for said in truth.instructions:
         interval = (first + round(said.start_s * MOCAP_FPS), first + round(said.end_s * MOCAP_FPS))
         key = str((None if said.side == "right" else interval, None if said.side == "left" else interval))
-        programs[key] = {"primitive": "pick_up", "obj_list": [], "interaction_mode": "rh_main"}
+        programs[key] = {"primitive": "pick_up", "obj_list": objects, "interaction_mode": "rh_main"}
         sentences[key] = {"seg_desc": said.text}
     files = _program_files(root, token)
     targets = json.loads(files["task_target"].read_text("utf-8")) if files["task_target"].is_file() else {}

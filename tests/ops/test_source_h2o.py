@@ -74,6 +74,20 @@ def test_objects_come_back(root, truth, models):
     np.testing.assert_allclose(thing.boxes_px, known.boxes_px, atol=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_any_hands_and_cameras(tmp_path, models, seed):
+    rng = np.random.default_rng(seed)
+    camera = PinholeCamera(*rng.uniform(120, 200, 2), *rng.uniform(50, 70, 2), 120, 120)
+    sides = (("left", "right"), ("left",), ("right",), ("left", "right"))[seed]
+    truth = make_truth(models, camera, num_frames=3, sides=sides, moving=seed != 3, seed=50 + seed)
+    h2o.write_example(tmp_path, truth)
+    (clip,) = read(tmp_path, models)
+    assert_hands(clip, truth, 1e-9)
+    np.testing.assert_allclose(clip.T_cam_world, truth.T_cam_world, atol=1e-9)
+    np.testing.assert_allclose(clip.camera.K, camera.K, atol=1e-9)
+    np.testing.assert_allclose(clip.depth_m(1), truth.depth_m[1], atol=0.5e-3)
+
+
 def test_smplx_finds_the_joints_in_the_raw_mano_label(seq, truth, models):
     """smplx: J(pose, beta) + trans, nothing else: not the wrist, not a mean. Both hands against hand_pose's text."""
     rows = [np.loadtxt(seq / "hand_pose_mano" / f"{k:06d}.txt") for k in range(7)]

@@ -4,6 +4,7 @@ import ast
 import json
 import pickle
 import shutil
+from collections import OrderedDict
 from dataclasses import replace
 
 import cv2
@@ -90,6 +91,19 @@ def test_round_trip(root, truth, models):
     assert clip.task == "reach for the box; pick up the box"
     assert [(i.text, i.side) for i in clip.instructions] == [(i.text, i.side) for i in TEXTS]
     np.testing.assert_allclose([(i.start_s, i.end_s) for i in clip.instructions], [(0, 0.1), (0.1, 0.2)])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_hands_and_cameras(tmp_path, models, seed):
+    rng = np.random.default_rng(seed)
+    camera = PinholeCamera(*rng.uniform(120, 200, 2), *rng.uniform(50, 70, 2), 120, 120)
+    sides = (("left", "right"), ("left",), ("right",), ("left", "right"))[seed]
+    truth = make_truth(models, camera, num_frames=3, sides=sides, moving=seed != 3, seed=50 + seed)
+    oakink2.write_example(tmp_path, truth)
+    (clip,) = read(tmp_path, models)
+    assert_hands(clip, truth, 1e-6)
+    np.testing.assert_allclose(clip.T_cam_world, truth.T_cam_world, atol=1e-9)
+    np.testing.assert_allclose(clip.camera.K, camera.K, atol=1e-9)
 
 
 def matrix_of(wxyz):
@@ -357,6 +371,25 @@ class Evil:
         return os.system, ("echo broken into > /dev/null",)
 
 
+class FakeTensor:
+    """Pickled as a tensor whose storage is the given bytes."""
+
+    def __init__(self, content):
+        self.content = content
+
+    def __reduce__(self):
+        import torch
+
+        return torch._utils._rebuild_tensor_v2, (FakeStorage(self.content), 0, (1, 3), (3, 1), False, OrderedDict())
+
+
+class FakeStorage(FakeTensor):
+    def __reduce__(self):
+        import torch
+
+        return torch.storage._load_from_bytes, (self.content,)
+
+
 def with_nan(anno, name="rh__tsl"):
     anno["raw_mano"][1216][name][0, 1] = float("nan")
 
@@ -373,7 +406,13 @@ def of_another_size(anno):
     anno["cam_intr"]["egocentric"] = {i: K * [[5], [5], [1]] for i, K in anno["cam_intr"]["egocentric"].items()}
 
 
+def with_code_in_a_tensor(anno):
+    """The bytes of a tensor are a pickle of their own; they are read late, and refused like all else."""
+    anno["raw_mano"][1216]["rh__tsl"] = FakeTensor(pickle.dumps(Evil(), 2))
+
+
 DAMAGES = {
+    "code in a tensor": (with_code_in_a_tensor, Reason.BAD_LABEL, "restricted loader"),
     "code": (lambda anno: anno.update(raw_mano=Evil()), Reason.BAD_LABEL, "system"),
     "nan": (with_nan, Reason.NAN_LABEL, "rh__tsl"),
     "no camera pose": (lambda anno: anno["cam_extr"]["egocentric"].pop(1216), Reason.MISSING_LABELS, "1216"),
@@ -447,6 +486,7 @@ def test_side_files_and_registration(root, anno_file):
     assert len(files_of(video)) == 7
     names = {path.relative_to(root).parts[0] for path in oakink2.side_files(video)}
     assert names == {"anno_preview", "program", "object_repair"}
+    assert root / "object_repair" / "align_ds" / KEY / "model.obj" in oakink2.side_files(video)
     assert anno_file in oakink2.side_files(video)
     assert oakink2.side_files(video.parent) == oakink2.side_files(video)
 

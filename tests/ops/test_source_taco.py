@@ -87,6 +87,20 @@ def test_round_trip(root, truth, models, seq):
     assert clip.instructions[0].end_s == pytest.approx(N / 30)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_any_hands_and_cameras(tmp_path, models, seed):
+    rng = np.random.default_rng(seed)
+    camera = PinholeCamera(*rng.uniform(120, 200, 2), *rng.uniform(50, 70, 2), 120, 120)
+    sides = (("left", "right"), ("left",), ("right",), ("left", "right"))[seed]
+    truth = make_truth(models, camera, num_frames=3, sides=sides, moving=seed != 3, seed=50 + seed)
+    taco.write_example(tmp_path, truth)
+    (clip,) = read(tmp_path, models)
+    assert_hands(clip, truth, 1e-6)
+    np.testing.assert_allclose(clip.T_cam_world, truth.T_cam_world, atol=1e-9)
+    np.testing.assert_allclose(clip.camera.K, camera.K, atol=1e-9)
+    np.testing.assert_allclose(clip.depth_m(1), truth.depth_m[1], atol=0.125e-3 + 1e-7)
+
+
 def test_manopths_formula_gives_the_pixels(root, truth, models, seq):
     """Raw pickles -> smplx's skinning, joints - J0 + hand_trans -> world-to-camera -> K -> skin in the decoded video.
 
@@ -192,6 +206,32 @@ def test_tensors_of_any_make(root, truth, models, seq):
         )
         label["hand_pose"] = kinds[k % len(kinds)]
     put_hand(root, seq, "right", labels)
+    assert_hands(read(root, models)[0], truth, 3e-7)
+
+
+class Pickled:
+    """Pickled as a call."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+def on_a_gpu(tensor):
+    """Pickled as a tensor that lies on the first GPU: the same bytes but for the name of the device."""
+    rebuild, (storage, *rest) = tensor.clone().__reduce_ex__(2)
+    load, (content,) = storage.__reduce__()
+    cpu, gpu = b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"
+    assert content.count(cpu) == 1
+    return Pickled(rebuild, Pickled(load, content.replace(cpu, gpu)), *rest)
+
+
+def test_tensors_from_a_gpu(root, truth, models, seq):
+    labels, _ = raw_hand(root, seq, "right")
+    put_hand(root, seq, "right", {k: {n: on_a_gpu(v) for n, v in label.items()} for k, label in labels.items()})
+    assert b"cuda:0" in (root / "Hand_Poses" / seq / "right_hand.pkl").read_bytes()
     assert_hands(read(root, models)[0], truth, 3e-7)
 
 
