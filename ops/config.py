@@ -73,6 +73,12 @@ class ManoFitsConfig:
     """Folder with your licensed MANO_LEFT.pkl and MANO_RIGHT.pkl for tracked hands; null = the stand-in."""
     ignore_labels: bool = False
     """Track even where the source has labels (to measure the tracker on the synthetic source)."""
+    shape_of: str = "subject"
+    """Whose hand shape is estimated from joint labels: "subject", one a person over their clips, or "clip"."""
+
+    def __post_init__(self) -> None:
+        if self.shape_of not in ("subject", "clip"):
+            raise ValueError(f"mano_fits.shape_of must be 'subject' or 'clip', got {self.shape_of!r}")
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from ops import tables
 from ops.config import Hand3DActionConfig, Hand3DVisualConfig
 from ops.geometry.camera import PinholeCamera
-from ops.hand3d import recordings
+from ops.hand3d import recordings, windows
 from ops.hand3d.recordings import Recordings
 from ops.hand3d.windows import INSTRUCTION
 from ops.sources.base import SIDES, Clip, Instruction, ObjectTrack
@@ -41,15 +42,19 @@ class Size:
     moving: bool
     subjects: int
     action_clips: int = 0
+    told: int = 1
+    """Hands with a text in the action clips."""
+    least_motion_m: float = 0.008
+    """Hands go to and fro by this to 12 cm: with 0.8 cm most windows move more than 5 cm, with 0.13 cm half of them."""
 
 
 SIZES = (
-    Size("Arctic", 3_051, 23.0, 30.0, 2, 1, True, 10, 3_051),
-    Size("OakInk2", 2_508, 53.0, 30.0, 2, 3, True, 9, 1_200),
-    Size("TACO", 9_268, 5.8, 30.0, 2, 2, True, 14, 9_268),
-    Size("H2O", 920, 20.0, 30.0, 2, 2, True, 4, 920),
+    Size("Arctic", 3_051, 23.0, 30.0, 2, 1, True, 10, 3_051, 2),
+    Size("OakInk2", 2_508, 53.0, 30.0, 2, 3, True, 9, 1_200, 2),
+    Size("TACO", 9_268, 5.8, 30.0, 2, 2, True, 14, 9_268, 2),
+    Size("H2O", 920, 20.0, 30.0, 2, 2, True, 4, 920, 2),
     Size("HOI4D", 4_000, 20.0, 15.0, 1, 2, True, 9, 3_000),
-    Size("EgoDex", 338_000, 8.8, 30.0, 2, 2, True, 100, 190_000),
+    Size("EgoDex", 338_000, 8.8, 30.0, 2, 2, True, 100, 205_000, 1, 0.0013),
     Size("FPHA", 1_175, 4.0, 30.0, 1, 1, False, 6),
     Size("Taste-Rob", 100_856, 8.0, 30.0, 1, 2, False, 50),
     Size("Dex-YCB", 8_000, 3.0, 30.0, 1, 4, False, 10),
@@ -57,7 +62,8 @@ SIZES = (
 
 
 def metadata(seed: int, dataset: str = "visual") -> pl.DataFrame:
-    """A row a clip of "visual" or "action": clip_id, source, subject, task, seconds, fps, hands, objects, moving."""
+    """A row a clip of "visual" or "action": clip_id, source, subject, task, seconds, fps, motion_m (how far its
+    hands go to and fro), told (hands with a text), hands, objects, moving (the camera)."""
     rng = np.random.default_rng(seed)
     parts = []
     for size in SIZES:
@@ -68,7 +74,7 @@ def metadata(seed: int, dataset: str = "visual") -> pl.DataFrame:
             clip_id=pl.format(f"{name}/{{}}", pl.col("number").cast(pl.String).str.zfill(6)), source=pl.lit(size.source),
             subject=pl.Series(rng.integers(0, size.subjects, num)).cast(pl.String),
             task=pl.Series(VERBS).gather(rng.integers(0, len(VERBS), num)), seconds=pl.Series(np.round(seconds, 1)),
-            fps=pl.lit(size.fps), hands=pl.lit(size.hands), objects=pl.lit(size.objects), moving=pl.lit(size.moving),
+            fps=pl.lit(size.fps), motion_m=pl.Series(10 ** rng.uniform(np.log10(size.least_motion_m), -0.9, num)), told=pl.lit(size.told), hands=pl.lit(size.hands), objects=pl.lit(size.objects), moving=pl.lit(size.moving),
         ))  # fmt: skip
     return pl.concat(parts)
 
@@ -86,6 +92,25 @@ def rows_there_are(clips: pl.DataFrame, config: Hand3DVisualConfig) -> pl.DataFr
         task_completion=(pl.col("hands") * completions * open_share).floor(),
         hand_movement=pl.col("hands") * (samples - 1),
         camera_movement=pl.when("moving").then(samples - 1).otherwise(0),
+    )
+
+
+def motions_there_are(clips: pl.DataFrame, config: Hand3DActionConfig) -> pl.DataFrame:
+    """source, task, available: action rows such clips give, judging from lengths, texts and how far hands go."""
+    seconds = clips["seconds"].to_numpy() - 1 / clips["fps"].to_numpy()
+    stride_s = np.full(len(clips), config.window_s)
+    planned, _ = windows.plan(
+        seconds, stride_s, _texts(clips, np.ones(len(clips), int), np.random.default_rng(0)), config
+    )
+    path_m = 2.2 * pl.Series(clips["motion_m"]).gather(planned["clip"]) * planned["num"] / planned["hz"]  # about
+    moving = planned.with_columns(source=clips["source"].gather(planned["clip"])).filter(
+        path_m >= config.min_displacement_m
+    )
+    counted = moving.group_by("source").len("windows")
+    shares = zip(tables.ACTION_TASKS, (1.0, config.prediction_share, config.translation_share), strict=True)
+    return pl.concat(
+        counted.select("source", task=pl.lit(task), available=(pl.col("windows") * share).floor().cast(pl.Int64))
+        for task, share in shares
     )
 
 
@@ -169,39 +194,56 @@ def _poses(times_s: np.ndarray, size: np.ndarray) -> np.ndarray:
 
 
 def action_world(clips: pl.DataFrame, seed: int) -> tuple[Recordings, pl.DataFrame]:
-    """Recordings of the given clips and clip_id, frame, side, tau of every frame. One text a clip; in clips with both
-    hands it is for either in turn. About half of the hands hardly move."""
+    """Recordings of the given clips, and clip_id, frame, side, tau of each hand that has a text, in every frame."""
     rng = np.random.default_rng(seed)
     num = np.rint(clips["seconds"].to_numpy() * clips["fps"].to_numpy()).astype(np.int64)
     first = np.concatenate([[0], np.cumsum(num)])
     frame = np.arange(first[-1]) - np.repeat(first[:-1], num)
     of = np.repeat(np.arange(len(clips)), num)
     times_s = frame / clips["fps"].to_numpy()[of]
-    about = clips.select("clip_id", "source", split=pl.lit("train"), licence=pl.lit("made up"), intrinsics=pl.lit("given"), noncommercial=True, redistributable=False)  # fmt: skip
-    side = np.where(rng.random(len(clips)) < 0.5, 0, 1) if len(clips) else np.zeros(0, np.int64)
+    side = rng.integers(0, 2, len(clips))
     side[clips["hands"].to_numpy() == 1] = 1
     moved = _poses(times_s, np.array([0.08, 0.05]))
+    fixed = {
+        "split": "train",
+        "licence": "made up",
+        "intrinsics": "given",
+        "noncommercial": True,
+        "redistributable": False,
+    }
+    about = clips.select("clip_id", "source").with_columns(pl.lit(value).alias(name) for name, value in fixed.items())
+    known = Recordings(about.select(recordings.ABOUT.keys()), first, times_s, moved, _texts(clips, side, rng))
+    both = clips["told"].to_numpy() == 2
+    hands = [(np.ones(len(clips), bool), side), (both, 1 - side)]
+    fits = [
+        _fits(clips, of[told[of]], frame[told[of]], times_s[told[of]], moved[told[of]], which, rng)
+        for told, which in hands
+    ]
+    return known, pl.concat(fits)
+
+
+def _fits(
+    clips: pl.DataFrame, of: np.ndarray, frame: np.ndarray, times_s: np.ndarray, poses: np.ndarray, side: np.ndarray,
+    rng: np.random.Generator,
+) -> pl.DataFrame:  # fmt: skip
+    """One hand of each clip, a row a frame. of: which clip; poses: T_cam_world."""
     wrist = rng.uniform([-0.2, -0.2, 0.35], [0.2, 0.2, 0.65], (len(clips), 3))[of]
-    size_m = 10 ** rng.uniform(-2.9, -0.9, len(clips))[of]
+    size_m = clips["motion_m"].to_numpy()[of]
     for axis, (rate, phase) in enumerate(zip((1.1, 1.7, 0.9), rng.uniform(0, 6.3, (3, len(clips))), strict=True)):
         wrist[:, axis] += size_m * np.sin(rate * times_s + phase[of])
-    known = Recordings(
-        about=about.select(recordings.ABOUT.keys()), first=first, times_s=times_s, T_cam_world=moved,
-        instructions=_texts(clips, side, rng),
-    )  # fmt: skip
-    wrist_cam = recordings.to_camera(moved, wrist[:, None])[:, 0]
-    fits = pl.DataFrame({
-        "clip_id": about["clip_id"].gather(of), "frame": frame.astype(np.int32), "side": pl.Series(list(SIDES)).gather(side[of]),
+    wrist_cam = recordings.to_camera(poses, wrist[:, None])[:, 0]
+    return pl.DataFrame({
+        "clip_id": clips["clip_id"].gather(of), "frame": frame.astype(np.int32), "side": pl.Series(list(SIDES)).gather(side[of]),
         "tau": pl.Series(wrist_cam.astype(np.float32), dtype=vec(3)),
     })  # fmt: skip
-    return known, fits
 
 
 def _texts(clips: pl.DataFrame, side: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
+    """One text a clip; for no hand in particular where both are told."""
     things = pl.Series(THINGS).gather(rng.integers(0, len(THINGS), len(clips)))
+    hand = pl.when(pl.col("told") == 1).then(pl.Series(list(SIDES)).gather(side))
     return clips.select(
-        clip=pl.int_range(pl.len()), start_s=pl.lit(0.0), end_s="seconds", side=pl.Series(list(SIDES)).gather(side),
-        text=pl.format("{} the {}", "task", things),
+        clip=pl.int_range(pl.len()), start_s=pl.lit(0.0), end_s="seconds", side=hand, text=pl.format("{} the {}", "task", things)
     ).cast(INSTRUCTION)  # fmt: skip
 
 

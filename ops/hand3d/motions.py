@@ -47,41 +47,42 @@ class Views:
 def paths(seen: Sightings, windows: pl.DataFrame, max_gap_s: float, min_length_m: float) -> Paths:
     """Waypoints of all windows; blocks hold only those without gaps and at least min_length_m long."""
     num_gaps, length_m = np.zeros(len(windows), np.int64), np.zeros(len(windows))
+    start_s, hz = windows["start_s"].to_numpy(), windows["hz"].to_numpy()
+    left = 2 * windows["clip"].to_numpy()
+    own = left + (windows["side"] == SIDES[1]).to_numpy()
     blocks = []
-    for members, hands, num in _blocks(windows):
-        world, gaps = _waypoints(seen, windows[members], hands, num, max_gap_s)
-        num_gaps[members] = gaps
-        moved = np.max([trajectories.path_length_m(world[:, :, hand]) for hand in range(len(hands))], axis=0)
-        length_m[members] = np.where(gaps > 0, 0.0, moved)
+    for members, is_both, num in _blocks(windows):
+        times_s = (start_s[members, None] + np.arange(num) / hz[members, None]).reshape(-1)
+        tracks = (left[members], left[members] + 1) if is_both else (own[members],)
+        world, gaps = _waypoints(seen, tracks, times_s, num, max_gap_s)
+        moved = np.max([trajectories.path_length_m(world[:, :, hand]) for hand in range(len(tracks))], axis=0)
+        num_gaps[members], length_m[members] = gaps, np.where(gaps > 0, 0.0, moved)
         kept = (gaps == 0) & (moved >= min_length_m)
         if kept.any():
             blocks.append((members[kept], world[kept].reshape(int(kept.sum()), -1, 3)))
     return Paths(num_gaps, length_m, blocks)
 
 
-def _blocks(windows: pl.DataFrame) -> Iterator[tuple[np.ndarray, tuple[int, ...], int]]:
-    """Places of windows with equally many waypoints of the same number of hands."""
+def _blocks(windows: pl.DataFrame) -> Iterator[tuple[np.ndarray, bool, int]]:
+    """Places of windows with equally many waypoints of the same number of hands, whether of both, and how many."""
     both, num = (windows["side"] == BOTH).to_numpy(), windows["num"].to_numpy()
     for is_both in (False, True):
         for length in np.unique(num[both == is_both]):
             members = np.flatnonzero((both == is_both) & (num == length))
             step = max(1, BLOCK_POINTS // int(length))
             for start in range(0, len(members), step):
-                yield members[start : start + step], (0, 1) if is_both else (-1,), int(length)
+                yield members[start : start + step], is_both, int(length)
 
 
 def _waypoints(
-    seen: Sightings, windows: pl.DataFrame, hands: tuple[int, ...], num: int, max_gap_s: float
-) -> tuple[Float[np.ndarray, "n num hands 3"], Int[np.ndarray, " n"]]:
-    """World frame; hands (-1,) = each window's own. -> waypoints, and how many of them are not supported."""
-    times_s = (windows["start_s"].to_numpy()[:, None] + np.arange(num) / windows["hz"].to_numpy()[:, None]).reshape(-1)
-    own = (windows["side"] == SIDES[1]).to_numpy().astype(np.int64)
-    world = np.empty((len(windows), num, len(hands), 3))
-    gaps = np.zeros(len(windows), np.int64)
-    for place, hand in enumerate(hands):
-        track = 2 * windows["clip"].to_numpy() + (own if hand < 0 else hand)
+    seen: Sightings, tracks: tuple[Int[np.ndarray, " n"], ...], times_s: Float[np.ndarray, " n_num"], num: int, max_gap_s: float
+) -> tuple[Float[np.ndarray, "n num hands 3"], Int[np.ndarray, " n"]]:  # fmt: skip
+    """World frame, of one track a window and hand -> waypoints, and how many of them are not supported."""
+    world = np.empty((len(tracks[0]), num, len(tracks), 3))
+    gaps = np.zeros(len(tracks[0]), np.int64)
+    for hand, track in enumerate(tracks):
         points, supported = trajectories.resample(seen, np.repeat(track, num), times_s, max_gap_s)
-        world[:, :, place] = points.reshape(-1, num, 3)
+        world[:, :, hand] = points.reshape(-1, num, 3)
         gaps += (~supported).reshape(-1, num).sum(axis=1)
     return world, gaps
 

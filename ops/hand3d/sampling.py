@@ -12,8 +12,8 @@ exhausted the set is smaller, and no row is left out to keep proportions. `expla
 """
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,30 +31,57 @@ ITERATIONS = 300  # of proportional fitting; what is left to do then is a few ro
 
 
 @dataclass(frozen=True)
-class Sample:
-    """rows: those chosen, in order of row id. plan: a row a source and task: available (in the chosen clips), wanted
-    (the source's and the task's share of the targets; 0 where the paper has no such source), rows. notes: sentences."""
+class Choice:
+    """row_id: a table of the ids chosen. plan: a row a source and task: available (in the chosen clips), wanted (the
+    source's target for all tasks; 0 where the paper has no such source), rows. notes: sentences for a reader."""
 
-    rows: pl.DataFrame
+    row_id: pl.DataFrame
     plan: pl.DataFrame
     notes: list[str]
 
 
-def visual_rows(folder: Path, clips: pl.DataFrame, config: Hand3DVisualConfig) -> Sample:
-    """Hand3D-visual of all shards, training split. folder: of hand3d_visual; clips: the clips table of all shards."""
-    rows, target = tables.read("visual_rows", folder), wanted("visual", config.targets, config.num_rows)
+_IDS = ("row_id", "source", "task", "clip_id", "split")
+
+
+def choose_visual(folder: Path, clips: pl.DataFrame, config: Hand3DVisualConfig) -> Choice:
+    """Training rows of Hand3D-visual. folder: of hand3d_visual, all shards; clips: the clips table of all shards."""
+    target = wanted("visual", config.targets, config.num_rows)
+    rows = _scan("visual_rows", folder).select(*_IDS, "instruction").collect()
     if config.num_clips is not None:
         chosen = choose_clips(describe_clips(rows, clips), config.num_clips, target, config.seed)
         rows = rows.join(chosen, on="clip_id", how="semi", maintain_order="left")
-    return _sample(rows, target, config.seed)
+    return choose(rows, target, config.seed)
 
 
-def action_rows(folder: Path, config: Hand3DActionConfig) -> Sample:
-    """Hand3D-action of all shards: the training split by the targets, the held-out rows as they are."""
-    rows = tables.read("action_rows", folder)
-    held_out = rows.filter(split="test")
-    chosen = _sample(rows.filter(split="train"), wanted("action", config.targets, config.num_rows), config.seed)
-    return Sample(pl.concat([chosen.rows, held_out]).sort("row_id"), chosen.plan, chosen.notes)
+def choose_action(folder: Path, config: Hand3DActionConfig) -> Choice:
+    """Rows of Hand3D-action: of the training split by the targets, held-out rows all. folder: of hand3d_action."""
+    rows = _scan("action_rows", folder).select(_IDS).collect()
+    held_out = rows.filter(split="test").select("row_id")
+    chosen = choose(rows.filter(split="train"), wanted("action", config.targets, config.num_rows), config.seed)
+    return replace(chosen, row_id=pl.concat([chosen.row_id, held_out]).sort("row_id"))
+
+
+def visual_rows(folder: Path, clips: pl.DataFrame, config: Hand3DVisualConfig) -> pl.DataFrame:
+    """Hand3D-visual itself: the chosen training rows, shard by shard."""
+    return pl.concat(parts("visual_rows", folder, choose_visual(folder, clips, config)))
+
+
+def action_rows(folder: Path, config: Hand3DActionConfig) -> pl.DataFrame:
+    """Hand3D-action itself, both splits, shard by shard."""
+    return pl.concat(parts("action_rows", folder, choose_action(folder, config)))
+
+
+def parts(name: str, folder: Path, choice: Choice) -> Iterator[pl.DataFrame]:
+    """The chosen rows shard by shard, for whoever does not want all in memory."""
+    for path in sorted(folder.glob(f"*/{name}.parquet")):
+        yield tables.read(name, path).join(choice.row_id, on="row_id", how="semi", maintain_order="left")
+
+
+def _scan(name: str, folder: Path) -> pl.LazyFrame:
+    paths = sorted(folder.glob(f"*/{name}.parquet"))
+    if not paths:
+        raise FileNotFoundError(f"no {name}.parquet in a shard folder of {folder}: run its stage first")
+    return pl.scan_parquet(paths)
 
 
 def wanted(dataset: str, name: str | None, num_rows: int | None) -> Targets | None:
@@ -66,28 +93,36 @@ def wanted(dataset: str, name: str | None, num_rows: int | None) -> Targets | No
     return targets.paper(dataset, num_rows)
 
 
-def _sample(rows: pl.DataFrame, target: Targets | None, seed: int) -> Sample:
+def choose(rows: pl.DataFrame, target: Targets | None, seed: int) -> Choice:
+    """rows: row_id, source, task, clip_id of every row there is."""
     if target is None:
         plan = rows.group_by("source", "task").len("available").sort("source", "task")
-        plan = plan.with_columns(pl.col("available").cast(pl.Int64), wanted=pl.lit(0), rows="available")
-        return Sample(rows.sort("row_id"), plan, [f"No targets are set: all {len(rows)} rows are kept."])
+        plan = plan.with_columns(pl.col("available").cast(pl.Int64), wanted=pl.lit(0, dtype=pl.Int64))
+        everything = rows.select("row_id").sort("row_id")
+        return Choice(
+            everything, plan.with_columns(rows="available"), [f"No targets are set: all {len(rows):,} rows are kept."]
+        )
     plan = make_plan(rows.select("source", "task"), target)
-    return Sample(choose_rows(rows, plan, seed), plan, explain(plan, target))
+    return Choice(choose_rows(rows, plan, seed), plan, explain(plan, target))
 
 
 def make_plan(rows: pl.DataFrame, target: Targets) -> pl.DataFrame:
     """Rows to take of each source and task. rows: source and task of every row there is."""
+    return plan_of(rows.group_by("source", "task").len("available"), target)
+
+
+def plan_of(counted: pl.DataFrame, target: Targets) -> pl.DataFrame:
+    """The plan from counts. counted: source, task, available."""
     tasks = list(target.by_task)
-    counted = rows.group_by("source", "task").len("available")
     sources = sorted(counted["source"].unique().to_list())
     available = np.zeros((len(sources), len(tasks)), np.int64)
-    for source, task, num in counted.iter_rows():
+    for source, task, num in counted.select("source", "task", "available").iter_rows():
         available[sources.index(source), tasks.index(task)] = num
     by_source = np.array([target.by_source.get(targets.source_key(name), 0) for name in sources], np.int64)
     by_task = np.array([target.by_task[task] for task in tasks], np.int64)
     quota = allocate(available, by_source, by_task)
     table = {
-        "source": np.repeat(sources, len(tasks)) if sources else [], "task": tasks * len(sources),
+        "source": [name for name in sources for _ in tasks], "task": tasks * len(sources),
         "available": available.reshape(-1), "wanted": np.repeat(by_source, len(tasks)), "rows": quota.reshape(-1),
     }  # fmt: skip
     schema = {"source": pl.String, "task": pl.String, "available": pl.Int64, "wanted": pl.Int64, "rows": pl.Int64}
@@ -179,13 +214,12 @@ def _augmenting_path(
 
 
 def choose_rows(rows: pl.DataFrame, plan: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """The plan's number of rows of each source and task, even over clips, in order of row id."""
+    """row_id of the plan's number of rows of each source and task, even over clips, in order of row id."""
     ordered = spread(
         rows.select("row_id", "source", "task", "clip_id"), "row_id", ["source", "task"], ["clip_id"], seed
     )
     kept = ordered.join(plan.select("source", "task", _quota="rows"), on=["source", "task"])
-    kept = kept.filter(pl.col("place") <= pl.col("_quota")).select("row_id")
-    return rows.join(kept, on="row_id", how="semi").sort("row_id")
+    return kept.filter(pl.col("place") <= pl.col("_quota")).select("row_id").sort("row_id")
 
 
 def spread(items: pl.DataFrame, key: str, strata: Sequence[str], groups: Sequence[str], seed: int) -> pl.DataFrame:

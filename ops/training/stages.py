@@ -14,6 +14,7 @@ import torch
 
 from ops import tables, tracking
 from ops.config import TrainConfig
+from ops.hand3d import sampling
 from ops.models import motion_embedding
 from ops.models.vipa import VipaVLA
 from ops.pipeline import StageContext
@@ -33,11 +34,11 @@ def run_stage1(context: StageContext) -> Report:
     """Fusion alone, on question-answer rows."""
     model = VipaVLA.load(context.input("base_model"))
     tokenizer = tokenizer_of(model, context.root)
-    visual = context.input("hand3d_visual")
+    visual, clips = context.input("hand3d_visual"), tables.read("clips", context.input("raw_videos"))
     held_out = pl.concat([tables.read("visual_rows", path) for path in sorted(visual.glob("*/held_out_rows.parquet"))])
     train, test = (
         data.visual_examples(rows, tokenizer, model.config.tokens_per_frame)
-        for rows in (tables.read("visual_rows", visual), held_out)
+        for rows in (sampling.visual_rows(visual, clips, context.config.hand3d_visual), held_out)
     )
     return _pretrain(context, model, "stage1", context.config.stage1, train, test)
 
@@ -47,7 +48,7 @@ def run_stage2(context: StageContext) -> Report:
     model = VipaVLA.load(context.input("stage1_checkpoint"))
     motion_embedding.start(model, context.config.stage2.seed)  # no stage before has used the motion tokens
     tokenizer = tokenizer_of(model, context.root)
-    rows = tables.read("action_rows", context.input("hand3d_action"))
+    rows = sampling.action_rows(context.input("hand3d_action"), context.config.hand3d_action)
     seen = data.shifted(rows.filter(split="train"), SHIFTED_COPIES, SHIFT_BINS, context.config.stage2.seed)
     train, test = (
         data.action_examples(part, tokenizer, model.config.tokens_per_frame)

@@ -1,0 +1,169 @@
+"""`hand3d dry-run`: would the sources give the paper's Hand3D, and what does making it cost?
+
+On made-up clips of nine sources (ops.hand3d.full_size). The plan needs metadata alone and takes seconds; with a folder,
+all rows are made and written as the stages do, shard by shard on several processes, sampled, and counted.
+"""
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import polars as pl
+
+from ops import tables
+from ops.hand3d import action, action_rows, facts, full_size, sampling, visual
+from ops.hand3d.targets import paper
+
+VISUAL_SHARD, ACTION_SHARD = 300, 4000  # clips
+SEED = 0
+Line = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one process did. seconds: CPU time from geometry tables to a written file, the making-up left out."""
+
+    rows: int
+    candidates: int
+    rejected: int
+    seconds: float
+    peak_mb: float
+
+
+def plan() -> dict[str, pl.DataFrame]:
+    """Rows of each source and task for "visual" and "action", from metadata alone."""
+    clips = chosen_clips()
+    counted = clips.unpivot(tables.VISUAL_TASKS, index="source", variable_name="kind", value_name="available")
+    counted = counted.group_by("source", task="kind").agg(pl.col("available").sum().cast(pl.Int64))
+    motions = full_size.motions_there_are(full_size.metadata(SEED, "action"), full_size.ACTION)
+    return {"visual": sampling.plan_of(counted, paper("visual")), "action": sampling.plan_of(motions, paper("action"))}
+
+
+def chosen_clips() -> pl.DataFrame:
+    """Metadata of the visual clips that sampling takes, with the rows of each task."""
+    about = full_size.rows_there_are(full_size.metadata(SEED), full_size.VISUAL)
+    chosen = sampling.choose_clips(about, full_size.VISUAL.num_clips, paper("visual"), full_size.VISUAL.seed)
+    return about.join(chosen, on="clip_id", how="semi", maintain_order="left")
+
+
+def make(folder: Path, processes: int) -> tuple[dict[str, pl.DataFrame], list[Line]]:
+    """All rows, below folder/hand3d_visual and folder/hand3d_action; the chosen ones in folder/visual_rows.parquet and
+    folder/action_rows.parquet. -> plans counted from the chosen rows, and what each step cost."""
+    plans, costs = {}, []
+    clips = {"visual": chosen_clips().sort("clip_id"), "action": full_size.metadata(SEED, "action")}
+    for name, job, size in (("visual", visual_shard, VISUAL_SHARD), ("action", action_shard, ACTION_SHARD)):
+        jobs = [(folder / f"hand3d_{name}" / f"{i:03d}", part) for i, part in enumerate(clips[name].iter_slices(size))]
+        shards = list(_parallel(job, jobs, processes))
+        costs.append(_cost(f"{name} rows", shards, processes))
+        begin_s = time.process_time()
+        choice = _choose(name, folder, clips["visual"])
+        rows = f"{name}_rows"
+        with tables.writer(rows, folder / f"{rows}.parquet") as append:
+            for part in sampling.parts(rows, folder / f"hand3d_{name}", choice):
+                append(part)
+        plans[name] = _counted(rows, folder / f"{rows}.parquet", choice.plan)
+        costs.append({
+            "step": f"{name} sampled", "rows": len(choice.row_id), "candidates": sum(s.rows for s in shards),
+            "cpu_s": round(time.process_time() - begin_s, 1), "cpu_s_a_process": round(time.process_time() - begin_s, 1),
+            "peak_mb_a_process": round(_peak_mb()),
+        })  # fmt: skip
+    return plans, costs
+
+
+def _parallel(job: Callable, jobs: list[tuple], processes: int) -> Iterator[Shard]:
+    # forked processes would inherit locks of polars' threads
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        yield from pool.map(job, *zip(*jobs, strict=True))
+
+
+def _cost(step: str, shards: list[Shard], processes: int) -> Line:
+    cpu_s = sum(shard.seconds for shard in shards)
+    return {
+        "step": step, "rows": sum(s.rows for s in shards), "candidates": sum(s.candidates for s in shards),
+        "cpu_s": round(cpu_s, 1), "cpu_s_a_process": round(cpu_s / processes, 1),
+        "peak_mb_a_process": round(max(s.peak_mb for s in shards)),
+    }  # fmt: skip
+
+
+def _choose(name: str, folder: Path, clips: pl.DataFrame) -> sampling.Choice:
+    if name == "visual":
+        return sampling.choose_visual(folder / "hand3d_visual", clips, full_size.VISUAL)
+    return sampling.choose_action(folder / "hand3d_action", full_size.ACTION)
+
+
+def _counted(name: str, path: Path, plan_: pl.DataFrame) -> pl.DataFrame:
+    """The plan with its rows counted again in the file."""
+    counted = pl.scan_parquet(path).group_by("source", "task").len("rows").collect()
+    joined = plan_.drop("rows").join(counted, on=["source", "task"], how="left", maintain_order="left")
+    return joined.with_columns(pl.col("rows").fill_null(0).cast(pl.Int64))
+
+
+def visual_shard(out: Path, clips: pl.DataFrame) -> Shard:
+    """Rows of some visual clips, as stage hand3d_visual makes them."""
+    world, config = full_size.visual_world(clips, SEED), full_size.VISUAL
+    out.mkdir(parents=True, exist_ok=True)
+    begin_s = time.process_time()
+    known = facts.gather(
+        world.clips,
+        world.fits,
+        world.calibrations,
+        world.positions,
+        1.0,
+        full_size.no_video,
+        config.completions_per_moment,
+    )
+    candidates, rejected = visual.propose(known, config.seed)
+    rows = visual.label(candidates, config.gamma, config.seed)
+    with tables.writer("visual_rows", out / "visual_rows.parquet") as append:
+        append(rows)
+    return Shard(len(rows), len(rows) + len(rejected), len(rejected), time.process_time() - begin_s, _peak_mb())
+
+
+def action_shard(out: Path, clips: pl.DataFrame) -> Shard:
+    """Rows of some action clips, as stage hand3d_action makes them. A candidate is a window and a task."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = candidates = rejected = 0
+    seconds = 0.0
+    frames = (clips["seconds"] * clips["fps"]).cum_sum().cast(pl.Int64) // action.BATCH_FRAMES
+    with tables.writer("action_rows", out / "action_rows.parquet") as append:
+        for batch in clips.with_columns(_batch=frames).partition_by("_batch", maintain_order=True, include_key=False):
+            known, fits = full_size.action_world(batch, SEED)
+            begin_s = time.process_time()
+            planned, left_out = action.plan(known, full_size.ACTION)
+            made = action_rows.build(known, planned, fits, full_size.ACTION)
+            append(made.rows)
+            seconds += time.process_time() - begin_s
+            rows += len(made.rows)
+            candidates += len(tables.ACTION_TASKS) * len(planned)
+            rejected += len(left_out) + len(made.rejected)
+    return Shard(rows, candidates, rejected, seconds, _peak_mb())
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def report(plans: dict[str, pl.DataFrame], costs: list[Line]) -> str:
+    """What the command prints."""
+    lines = ["Made-up clips of nine sources; nothing here is data."]
+    for name, plan_ in plans.items():
+        lines += ["", f"Hand3D-{name}: {plan_['rows'].sum():,} of the paper's {paper(name).num_rows:,} rows"]
+        lines += [f"{'':4}{'category':34}{'rows':>10}{'share':>9}{'paper':>11}{'share':>9}{'off by':>9}"]
+        lines += [_printed(line) for line in sampling.beside_paper(plan_, name)]
+        lines += sampling.explain(plan_, paper(name))[1:]
+    for cost in costs:
+        lines += [
+            "",
+            ", ".join(f"{key} {value:,}" if not isinstance(value, str) else value for key, value in cost.items()),
+        ]
+    return "\n".join(lines)
+
+
+def _printed(line: Line) -> str:
+    off = abs(line["rows"] / line["paper_rows"] - 1) if line["paper_rows"] else float("nan")
+    ours, theirs = f"{line['rows']:>10,}{line['share']:>9.1%}", f"{line['paper_rows']:>11,}{line['paper_share']:>9.1%}"
+    return f"{'':4}{line['category']:34}{ours}{theirs}{off:>9.2%}"
