@@ -37,11 +37,13 @@ READERS = {
     "fpha": "ops.sources.fpha",
     "h2o": "ops.sources.h2o",
     "hoi4d": "ops.sources.hoi4d",
+    "lerobot_human": "ops.sources.lerobot_human",
     "oakink2": "ops.sources.oakink2",
     "ssv2": "ops.sources.ssv2",
     "synthetic": "ops.sources.synthetic",
     "taco": "ops.sources.taco",
     "taste_rob": "ops.sources.taste_rob",
+    "unihand": "ops.sources.unihand",
     "vitra": "ops.sources.vitra",
 }
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
