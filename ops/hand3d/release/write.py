@@ -45,8 +45,8 @@ def write_part(part: Part, folder: Path, clips: pl.DataFrame, frames: PackedFram
 
 def write_clips(clips: pl.DataFrame, path: Path) -> None:
     """What is known about each clip, without the paths of this machine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    clips.select(_CLIPS_PUBLIC).sort("clip_id").write_parquet(path, compression="zstd")
+    with _Parquet(path) as table:
+        table.add(clips.select(_CLIPS_PUBLIC).sort("clip_id"))
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
