@@ -1,21 +1,26 @@
 """Stage mano_fits: every hand of every frame as MANO {theta, r, tau, beta} with 21 joints (paper 3.2.1).
 
-Labels where the source has them, else the tracker's joints fitted by ops.hands.fit. Camera frame of the very frame,
-metres; CONVENTIONS.md says what theta, r and tau mean. A hand of which no joint is in view is dropped with a reason.
+Three routes: MANO labels where the source has them, in the hand model they belong to; the source's joints fitted by
+ops.hands.fit, with one shape a person; else the tracker's joints fitted. Camera frame of the very frame, metres;
+CONVENTIONS.md says what theta, r and tau mean. A hand of which no joint is in view is dropped with a reason.
 """
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float64
 
 from ops import tables
 from ops.bootstrap import weights_dir
 from ops.config import ManoFitsConfig
-from ops.hands.mano import HandModel, load_models
+from ops.hands.fit import MIN_JOINTS, HandFit, fit
+from ops.hands.mano import HandModel
 from ops.perception import drawing
 from ops.perception.settling import Settled, settle
 from ops.perception.tracker import Landmarker
@@ -23,12 +28,15 @@ from ops.perception.tracks import TrackedHand, track
 from ops.perception.visibility import Visibility, at_pixels, classify
 from ops.pipeline import StageContext
 from ops.rejects import ClipError, Reason, Reject
-from ops.sources.base import Clip, HandTrack, sampled_frames
-from ops.sources.manifest import read_clips
+from ops.sources.base import SIDES, Clip, HandTrack, sampled_frames
+from ops.sources.hand_models import models_of
+from ops.sources.manifest import read_clip
 from ops.store import Report, write_file, write_rejects
 
 MAX_RESIDUAL_MM = 15.0  # ASSUMED: a hand model that misses the measured joints by more is a wrong detection
 MAX_PICTURES = 12
+# a person's shape comes from so many of their clips and frames; more add nothing to an average of bone lengths
+SHAPE_CLIPS, SHAPE_FRAMES_A_CLIP = 8, 64
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class Measured:
     """MANO of n frames of one hand before it is a table; see ops/tables.py for the columns."""
 
     side: str
+    route: str
     frames: np.ndarray
     theta: np.ndarray
     r: np.ndarray
@@ -50,61 +59,116 @@ class Measured:
 def run(context: StageContext) -> Report:
     """mano_fits.parquet and rejects.parquet of a shard; clips done before an interruption are not done again."""
     config, weights = context.config.mano_fits, weights_dir(context.root)
-    standin = load_models(weights / "hand_model")
-    # labels belong to the model they were made with, which is the stand-in for every source that has labels so far
-    tracked = load_models(context.root / config.hand_model) if config.hand_model else standin
-    clips = list(read_clips(context.input("raw_videos"), context.root))
-    versions = _versions(context.input("raw_videos"))
-    parts, rejects = [], []
-    for clip in context.progress(clips, unit="clip"):
-        models = standin if clip.has_labels and not config.ignore_labels else tracked
-        table, dropped = _kept_or_new(context.scratch, clip, versions[clip.clip_id], config, models, weights)
+    rows = list(tables.read("clips", context.input("raw_videos") / "clips.parquet").iter_rows(named=True))
+    betas = subject_betas(rows, config, context.root, weights) if config.shape_of == "subject" else {}
+    parts, rejects = [tables.frame("mano_fits", [])], []
+    for row in context.progress(rows, unit="clip"):
+        clip = read_clip(row, context.root)
+        models = _models(clip, row["hand_model"], config, context.root, weights)
+        version = f"{row['sha256']}{row['side_sha256']}"
+        own = {side: betas.get((clip.subject, side)) for side in SIDES}
+        table, dropped = _kept_or_new(context.scratch, clip, version, config, models, weights, own)
         parts.append(table)
         rejects += dropped
-    table = pl.concat(parts) if parts else tables.frame("mano_fits", [])
+    table = pl.concat(parts)
     tables.write("mano_fits", table, context.out / "mano_fits.parquet")
     report = Report(rows={"mano_fits": table.height})
     write_rejects(context.out, rejects, report)
-    _summary(report, table, clips, rejects)
+    _summary(report, table, len(rows), rejects)
     if table.height:
-        _picture(table, clips, context.out / "hands.png")
+        _picture(table, rows, context.root, context.out / "hands.png")
         report.pictures["fitted hands"] = "hands.png"
     return report
 
 
+def subject_betas(
+    rows: list[dict], config: ManoFitsConfig, root: Path, weights: Path
+) -> dict[tuple[str, str], Float64[np.ndarray, " 10"]]:
+    """Hand shape of each person and side known by joints alone, from frames spread over some of their clips.
+
+    Keys: subject as the source names it, side. People whom the source does not name have none: their shape is a clip's.
+    """
+    by_subject: dict[str, list[dict]] = {}
+    for row in rows:
+        if row["subject"] and row["has_labels"] and not config.ignore_labels:
+            by_subject.setdefault(row["subject"], []).append(row)
+    found = {}
+    for subject, clips in by_subject.items():
+        chosen = [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, SHAPE_CLIPS).astype(int))]
+        for side, (model, joints) in _shape_samples(chosen, config, root, weights).items():
+            beta = fit(model, joints).beta
+            if np.isfinite(beta).all():
+                found[subject, side] = beta
+    return found
+
+
+def _shape_samples(
+    rows: list[dict], config: ManoFitsConfig, root: Path, weights: Path
+) -> dict[str, tuple[HandModel, np.ndarray]]:
+    """By side: the hand model and joints of some frames of each clip; none for clips with MANO labels."""
+    samples: dict[str, list[np.ndarray]] = {}
+    models: dict[str, HandModel] = {}
+    for row in rows:
+        clip = read_clip(row, root)
+        for side, labels in clip.joints.items():
+            labelled = np.flatnonzero(labels.valid)
+            if side not in clip.hands and len(labelled):
+                at = labelled[np.unique(np.linspace(0, len(labelled) - 1, SHAPE_FRAMES_A_CLIP).astype(int))]
+                samples.setdefault(side, []).append(labels.joints_cam[at])
+                models[side] = _models(clip, row["hand_model"], config, root, weights)[side]
+    return {side: (models[side], np.concatenate(joints)) for side, joints in samples.items()}
+
+
+def _models(
+    clip: Clip, shard_model: str | None, config: ManoFitsConfig, root: Path, weights: Path
+) -> dict[str, HandModel]:
+    """MANO labels: the files they belong to. Fits: the shard's MANO files, or mano_fits.hand_model, or the stand-in."""
+    standin = weights / "hand_model"
+    if clip.hands and not config.ignore_labels:
+        return models_of(clip, standin)
+    folder = shard_model or config.hand_model
+    return models_of(replace(clip, hand_model=root / folder if folder else None, left_model="own"), standin)
+
+
 def clip_fits(
-    clip: Clip, config: ManoFitsConfig, models: dict[str, HandModel], landmarker: Path
+    clip: Clip,
+    config: ManoFitsConfig,
+    models: dict[str, HandModel],
+    landmarker: Path,
+    betas: Mapping[str, np.ndarray | None] = MappingProxyType({}),
 ) -> tuple[pl.DataFrame, list[Reject]]:
-    """Rows and rejects of one clip."""
+    """Rows and rejects of one clip. betas: shape by side of a person known otherwise, for labels that are joints."""
     wanted = (
         list(range(clip.num_frames)) if config.sample_fps is None else sampled_frames(clip.times_s, config.sample_fps)
     )
     try:
         if clip.has_labels and not config.ignore_labels:
-            hands, rejects, route = *_labelled(clip, wanted, models), "labels"
+            hands, rejects = _labelled(clip, wanted, models, betas)
         else:
-            hands, rejects, route = *_tracked(clip, wanted, config, models, landmarker), "mediapipe"
+            hands, rejects = _tracked(clip, wanted, config, models, landmarker)
+        parts = [tables.frame("mano_fits", [])]
+        for hand in hands:
+            table, dropped = _rows(clip, hand, models[hand.side].name)
+            parts.append(table)
+            rejects += dropped
     except ClipError as error:
         return tables.frame("mano_fits", []), [error.reject(clip.clip_id)]
-    parts = [tables.frame("mano_fits", [])]
-    for hand in hands:
-        table, dropped = _rows(clip, hand, route, models[hand.side].name)
-        parts.append(table)
-        rejects += dropped
     return pl.concat(parts).sort("frame", "side"), rejects
 
 
-def _versions(raw_videos: Path) -> dict[str, str]:
-    """Content of each clip's video and labels."""
-    clips = tables.read("clips", raw_videos / "clips.parquet")
-    return {row["clip_id"]: f"{row['sha256']}{row['side_sha256']}" for row in clips.iter_rows(named=True)}
-
-
 def _kept_or_new(
-    scratch: Path, clip: Clip, version: str, config: ManoFitsConfig, models: dict[str, HandModel], weights: Path
+    scratch: Path,
+    clip: Clip,
+    version: str,
+    config: ManoFitsConfig,
+    models: dict[str, HandModel],
+    weights: Path,
+    betas: Mapping[str, np.ndarray | None] = MappingProxyType({}),
 ) -> tuple[pl.DataFrame, list[Reject]]:
     """From scratch if an interrupted run had finished the clip, else made and kept there."""
-    key = hashlib.sha256(f"{clip.clip_id}{version}{asdict(config)}".encode()).hexdigest()[:24]
+    shapes = {side: None if beta is None else beta.tolist() for side, beta in betas.items()}
+    names = sorted(model.name for model in models.values())
+    key = hashlib.sha256(f"{clip.clip_id}{version}{asdict(config)}{shapes}{names}".encode()).hexdigest()[:24]
     kept_rows, kept_rejects = scratch / f"{key}.parquet", scratch / f"{key}.json"
     if kept_rejects.is_file():  # written last
         kept = [
@@ -112,34 +176,69 @@ def _kept_or_new(
             for row in json.loads(kept_rejects.read_text(encoding="utf-8"))
         ]
         return tables.read("mano_fits", kept_rows), kept
-    table, rejects = clip_fits(clip, config, models, weights / "hand_landmarker.task")
+    table, rejects = clip_fits(clip, config, models, weights / "hand_landmarker.task", betas)
     tables.write("mano_fits", table, kept_rows)
     write_file(kept_rejects, json.dumps([reject.row() for reject in rejects]).encode())
     return table, rejects
 
 
-def _labelled(clip: Clip, wanted: list[int], models: dict[str, HandModel]) -> tuple[list[Measured], list[Reject]]:
+def _labelled(
+    clip: Clip, wanted: list[int], models: dict[str, HandModel], betas: Mapping[str, np.ndarray | None]
+) -> tuple[list[Measured], list[Reject]]:
+    """Every labelled hand; MANO labels go before joints of the same hand."""
     hands, rejects = [], []
-    for side, labels in clip.hands.items():
-        frames = np.array([f for f in wanted if labels.valid[f]], int)
-        finite = _finite(labels, frames)
-        rejects += [
-            Reject(clip.clip_id, Reason.NAN_LABEL, int(f), side, "NaN or infinity in the MANO label")
-            for f in frames[~finite]
-        ]
-        frames = frames[finite]
-        if not len(frames):
-            continue
-        theta, r, tau = labels.theta[frames], labels.r[frames], labels.tau[frames]
-        joints = models[side].joints(theta, r, tau, labels.beta)
-        beta = np.broadcast_to(labels.beta, (len(frames), 10))
-        hands.append(
-            Measured(side, frames, theta, r, tau, beta, joints, np.zeros(len(frames)), None, np.ones(len(frames)))
-        )
+    found = [_given(clip, wanted, models, side) for side in clip.hands]
+    found += [_fitted(clip, wanted, models, side, betas.get(side)) for side in clip.joints if side not in clip.hands]
+    for hand, dropped in found:
+        hands += [hand] if len(hand.frames) else []
+        rejects += dropped
     unlabelled = set(wanted) - {int(f) for hand in hands for f in hand.frames} - {reject.frame for reject in rejects}
     return hands, rejects + [
         Reject(clip.clip_id, Reason.NO_HAND_DETECTED, f, detail="no label") for f in sorted(unlabelled)
     ]
+
+
+def _given(clip: Clip, wanted: list[int], models: dict[str, HandModel], side: str) -> tuple[Measured, list[Reject]]:
+    """One hand's MANO labels as they are."""
+    labels = clip.hands[side]
+    frames = np.array([f for f in wanted if labels.valid[f]], int)
+    finite = _finite(labels, frames)
+    rejects = [
+        Reject(clip.clip_id, Reason.NAN_LABEL, int(f), side, "NaN or infinity in the MANO label")
+        for f in frames[~finite]
+    ]
+    frames = frames[finite]
+    theta, r, tau = labels.theta[frames], labels.r[frames], labels.tau[frames]
+    joints = models[side].joints(theta, r, tau, labels.beta)
+    beta, count = np.broadcast_to(labels.beta, (len(frames), 10)), len(frames)
+    return Measured(side, "labels", frames, theta, r, tau, beta, joints, np.zeros(count), None, np.ones(count)), rejects
+
+
+def _fitted(
+    clip: Clip, wanted: list[int], models: dict[str, HandModel], side: str, beta: np.ndarray | None
+) -> tuple[Measured, list[Reject]]:
+    """MANO of one hand's joint labels; missing joints are NaN. beta: the person's shape, None = estimated here."""
+    labels = clip.joints[side]
+    frames = np.array([f for f in wanted if labels.valid[f]], int)
+    fitted = fit(models[side], labels.joints_cam[frames], beta=beta)
+    good = fitted.valid & (fitted.residual_mm <= MAX_RESIDUAL_MM)
+    rejects = [_bad_joints(clip, side, int(frames[i]), fitted, i) for i in np.flatnonzero(~good)]
+    count = int(good.sum())
+    return Measured(
+        side, "joints", frames[good], fitted.theta[good], fitted.r[good], fitted.tau[good],
+        np.broadcast_to(fitted.beta, (count, 10)), fitted.joints[good], fitted.residual_mm[good], None, np.ones(count),
+    ), rejects  # fmt: skip
+
+
+def _bad_joints(clip: Clip, side: str, frame: int, fitted: HandFit, row: int) -> Reject:
+    if fitted.valid[row]:
+        reason = Reason.FIT_RESIDUAL_TOO_HIGH
+        detail = f"{fitted.residual_mm[row]:.1f} mm, at most {MAX_RESIDUAL_MM} allowed"
+    else:
+        given = int(np.isfinite(clip.joints[side].joints_cam[frame]).all(axis=-1).sum())
+        reason = Reason.BAD_LABEL
+        detail = f"{given} usable joints of 21 fix no hand: it takes {MIN_JOINTS}, three of the palm not in a line"
+    return Reject(clip.clip_id, reason, frame, side, detail)
 
 
 def _finite(labels: HandTrack, frames: np.ndarray) -> np.ndarray:
@@ -163,7 +262,7 @@ def _tracked(
             beta = np.broadcast_to(fitted.beta, (int(good.sum()), 10))
             hands.append(
                 Measured(
-                    hand.side, hand.frames[good], fitted.theta[good], fitted.r[good], fitted.tau[good], beta,
+                    hand.side, "mediapipe", hand.frames[good], fitted.theta[good], fitted.r[good], fitted.tau[good], beta,
                     fitted.joints[good], residual[good], error[good], hand.scores[good],
                 )
             )  # fmt: skip
@@ -181,7 +280,7 @@ def _bad_fit(clip: Clip, hand: TrackedHand, settled: Settled, row: int, limit: f
     return Reject(clip.clip_id, reason, int(hand.frames[row]), hand.side, detail)
 
 
-def _rows(clip: Clip, hand: Measured, route: str, hand_model: str) -> tuple[pl.DataFrame, list[Reject]]:
+def _rows(clip: Clip, hand: Measured, hand_model: str) -> tuple[pl.DataFrame, list[Reject]]:
     """The table of one hand; frames in which no joint lies inside the image become rejects."""
     px = clip.camera.project(hand.joints)
     visibility = classify(hand.joints, px, clip.camera, _surface(clip, hand.frames, px))
@@ -213,7 +312,7 @@ def _rows(clip: Clip, hand: Measured, route: str, hand_model: str) -> tuple[pl.D
         "residual_mm": hand.residual_mm[keep],
         "reprojection_px": reprojection,
         "score": hand.scores[keep],
-        "route": [route] * count,
+        "route": [hand.route] * count,
         "hand_model": [hand_model] * count,
     }
     return tables.validate("mano_fits", pl.DataFrame(columns, schema_overrides=tables.dtypes("mano_fits"))), rejects
@@ -231,10 +330,10 @@ def _surface(clip: Clip, frames: np.ndarray, px: np.ndarray) -> np.ndarray | Non
     return surface
 
 
-def _summary(report: Report, table: pl.DataFrame, clips: list[Clip], rejects: list[Reject]) -> None:
+def _summary(report: Report, table: pl.DataFrame, num_clips: int, rejects: list[Reject]) -> None:
     with_hand = table.select("clip_id", "frame").unique().height
     looked_at = {(reject.item, reject.frame) for reject in rejects} | set(table.select("clip_id", "frame").iter_rows())
-    report.metrics = {"frames_with_a_hand_share": with_hand / max(len(looked_at), 1), "clips": float(len(clips))}
+    report.metrics = {"frames_with_a_hand_share": with_hand / max(len(looked_at), 1), "clips": float(num_clips)}
     if not table.height:
         report.notes.append("No hand was found in any video of this shard.")
         return
@@ -244,6 +343,10 @@ def _summary(report: Report, table: pl.DataFrame, clips: list[Clip], rejects: li
         tracked = table.filter(route="mediapipe")
         report.metrics["residual_mm_median"] = float(tracked["residual_mm"].median())
         report.metrics["reprojection_px_median"] = float(tracked["reprojection_px"].median())
+    if (table["route"] == "joints").any():
+        residual_mm = table.filter(route="joints")["residual_mm"]
+        report.metrics["joints_residual_mm_median"] = float(residual_mm.median())
+        report.metrics["joints_residual_mm_worst"] = float(residual_mm.max())
     counts = {reason.name.lower(): int((visibility == reason).sum()) for reason in Visibility}
     report.tables = {"joints by visibility": [counts]}
     report.notes.append(
@@ -251,16 +354,16 @@ def _summary(report: Report, table: pl.DataFrame, clips: list[Clip], rejects: li
     )
 
 
-def _picture(table: pl.DataFrame, clips: list[Clip], path: Path) -> None:
+def _picture(table: pl.DataFrame, rows: list[dict], root: Path, path: Path) -> None:
     """Skeletons of hands spread through the shard, each cut out of its frame."""
     picks = table.gather_every(max(1, table.height // MAX_PICTURES)).head(MAX_PICTURES)
     pictures, captions = [], []
-    for clip in clips:
-        chosen = picks.filter(clip_id=clip.clip_id)
+    for row in rows:
+        chosen = picks.filter(clip_id=row["clip_id"])
         wanted = sorted(set(chosen["frame"].to_list()))
-        for frame in clip.frames(wanted) if wanted else ():
+        for frame in read_clip(row, root).frames(wanted) if wanted else ():
             for hand in chosen.filter(frame=frame.index).iter_rows(named=True):
                 visible = np.array(hand["visibility"]) == Visibility.VISIBLE
                 pictures.append(drawing.hand(frame.rgb, np.array(hand["joints_px"]).reshape(21, 2), visible))
-                captions.append(f"{clip.clip_id} {frame.time_s:.1f} s {hand['side']}")
+                captions.append(f"{row['clip_id']} {frame.time_s:.1f} s {hand['side']}")
     drawing.sheet(pictures, captions, path)
