@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from ops.config import RawVideosConfig, ShardConfig
+from ops.config import Config, RawVideosConfig, ShardConfig, TrainConfig
 from ops.geometry import transforms
 from ops.geometry.camera import PinholeCamera
 from ops.hands.mano import load_models
+from ops.pipeline import run_stage
 from ops.rejects import ClipError, Reason, Reject
-from ops.sources import arctic
+from ops.sources import arctic, manifest
 from ops.sources.base import Clip
 from ops.sources.example import box_corners_m, make_truth, seen_by
 from ops.sources.manifest import READERS
@@ -407,3 +408,23 @@ def test_side_files_are_what_the_clip_depends_on(root, models):
     with pytest.raises(ClipError) as raised:
         arctic.read_clip(video, ShardConfig("a", "arctic", str(root)), RawVideosConfig())
     assert raised.value.reason == Reason.MISSING_HAND_MODEL
+
+
+def test_through_the_stage_and_back(root, truth, models, tmp_path_factory):
+    """The raw_videos stage lists it, and every later stage gets the same clip from its row."""
+    workspace = tmp_path_factory.mktemp("workspace")
+    train = TrainConfig(1, 1, 1e-3, 0.0, 0.0)
+    shard = ShardConfig("mine", "arctic", str(root), hand_model=str(models))
+    run_stage(workspace, Config({"mine": shard}, train, train, train, train), "raw_videos", "mine")
+    (clip,) = manifest.read_clips(workspace / "data" / "raw_videos" / "mine", workspace)
+    assert clip.clip_id.startswith("mine/")
+    assert clip.split in ("train", "test")
+    np.testing.assert_allclose(clip.camera.K, CAMERA.K, atol=1e-3)
+    assert_hands(clip, truth, 1e-9)
+    assert np.abs(next(clip.frames([2])).rgb.astype(int) - truth.rgb[2]).mean() < 3
+
+
+def test_labels_are_read_without_decoding_images(root, models, monkeypatch):
+    """A clip of thousands of images costs the header of one."""
+    monkeypatch.setattr(cv2, "imread", lambda *_: pytest.fail("an image was decoded"))
+    assert read(root, models)[0].num_frames == 7

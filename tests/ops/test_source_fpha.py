@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
+from ops.config import Config, ShardConfig, TrainConfig
 from ops.geometry import transforms
+from ops.pipeline import run_stage
 from ops.rejects import Reason, Reject
-from ops.sources import fpha
+from ops.sources import fpha, manifest
 from ops.sources.base import Clip
 from ops.sources.example import box_corners_m, make_truth
 from ops.sources.manifest import READERS
@@ -328,3 +330,23 @@ def test_side_files_are_what_the_clip_depends_on(root):
     depth = {f"Video_files/{KEY}/depth/depth_{k:04d}.png" for k in range(6)}
     shared = {"Object_models/salt_model/salt_model.ply", "data_split_action_recognition.txt"}
     assert names == labels | depth | shared
+
+
+def test_through_the_stage_and_back(root, truth, tmp_path_factory):
+    """The raw_videos stage lists it, and every later stage gets the same clip from its row."""
+    workspace = tmp_path_factory.mktemp("workspace")
+    train = TrainConfig(1, 1, 1e-3, 0.0, 0.0)
+    shard = ShardConfig("mine", "fpha", str(root))
+    run_stage(workspace, Config({"mine": shard}, train, train, train, train), "raw_videos", "mine")
+    (clip,) = manifest.read_clips(workspace / "data" / "raw_videos" / "mine", workspace)
+    assert clip.clip_id.startswith("mine/")
+    assert clip.split in ("train", "test")
+    np.testing.assert_allclose(clip.camera.K, CAMERA.K, atol=1e-3)
+    np.testing.assert_allclose(clip.joints["right"].joints_cam, truth.joints_cam["right"], atol=1e-8)
+    assert clip.depth_m(2).shape == (270, 480)
+
+
+def test_labels_are_read_without_decoding_images(root, monkeypatch):
+    """A clip of thousands of images costs the header of one."""
+    monkeypatch.setattr(cv2, "imread", lambda *_: pytest.fail("an image was decoded"))
+    assert clip_of(root).num_frames == 6

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from ops.config import Config, ShardConfig, TrainConfig
 from ops.geometry import transforms
 from ops.geometry.camera import PinholeCamera
 from ops.hands.conventions import joints_of_convention
+from ops.pipeline import run_stage
 from ops.rejects import Reason, Reject
-from ops.sources import hoi4d
+from ops.sources import hoi4d, manifest
 from ops.sources.base import Clip
 from ops.sources.example import make_truth
 from ops.sources.grey_video import write_grey_video
@@ -419,3 +421,17 @@ def test_side_files_are_what_the_clip_depends_on(root):
     single = {f"HOI4D_annotations/{SEQ}/{name}" for name in ("action/color.json", "3Dseg/output.log")}
     others = {"camera_params/ZY20210800001/intrin.npy", "release.txt"}
     assert names == pickles | poses | single | others | {f"HOI4D_release/{SEQ}/align_depth/depth_video.avi"}
+
+
+def test_through_the_stage_and_back(root, truth, models, tmp_path_factory):
+    """The raw_videos stage lists it, and every later stage gets the same clip from its row."""
+    workspace = tmp_path_factory.mktemp("workspace")
+    train = TrainConfig(1, 1, 1e-3, 0.0, 0.0)
+    shard = ShardConfig("mine", "hoi4d", str(root), hand_model=str(models))
+    run_stage(workspace, Config({"mine": shard}, train, train, train, train), "raw_videos", "mine")
+    (clip,) = manifest.read_clips(workspace / "data" / "raw_videos" / "mine", workspace)
+    assert clip.clip_id.startswith("mine/")
+    assert clip.split in ("train", "test")
+    np.testing.assert_allclose(clip.camera.K, CAMERA.K, atol=1e-3)
+    assert_hands(clip, truth, 1e-9)
+    np.testing.assert_allclose(clip.depth_m(2), truth.depth_m[2], atol=0.5001e-3)
