@@ -34,7 +34,7 @@ SECTIONS = (
     ("Scores and promotion", ("benchmark_scores", "champion")),
     ("Videos and hands", ("raw_videos", "mano_fits")),
     ("3-D geometry", ("point_clouds", "objects", "calibrated_point_clouds")),
-    ("Hand3D", ("hand3d_visual", "hand3d_action", "hand3d_test")),
+    ("Hand3D", ("hand3d_visual", "hand3d_action", "hand3d_test", "hand3d_dataset")),
     (
         "Training",
         ("base_model", "stage1_checkpoint", "stage2_checkpoint", "robot_demonstrations", "posttrained_policies"),

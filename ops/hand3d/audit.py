@@ -148,12 +148,40 @@ def _action(rows: pl.DataFrame, clips: pl.DataFrame, inputs: Inputs, shard: str,
     )
     known = {clip.clip_id: clip for clip in _clips(clips, inputs.root)}
     found.checked.update(dict(rows["task"].value_counts().iter_rows()))
-    found.problems += verify.motion_disagreements(rows)
+    found.problems += _motions(rows)
     for row in rows.iter_rows(named=True):
         error_m = off_path_m(row, known[row["clip_id"]], seen.filter(clip_id=row["clip_id"]))
         found.labels.setdefault(row["task"], []).append(error_m)
         if error_m > PATH_TOLERANCE_M:
             found.problems.append(f"{row['row_id']}: a waypoint lies {error_m * 1000:.2f} mm off the wrist's own path")
+
+
+def _motions(rows: pl.DataFrame) -> list[str]:
+    """Tokens, clipped points and path lengths against the waypoints; a row of both hands is looked at hand by hand."""
+    single = rows.filter(pl.col("side") != tables.BOTH)
+    problems = verify.motion_disagreements(single)
+    for row in rows.filter(side=tables.BOTH).iter_rows(named=True):
+        hands = [_one_hand(row, number) for number in range(2)]
+        problems += verify.motion_disagreements(pl.DataFrame(hands, rows.schema))
+        longest_m, clipped = max(hand["displacement_m"] for hand in hands), sum(hand["num_clipped"] for hand in hands)
+        if abs(longest_m - row["displacement_m"]) > PATH_TOLERANCE_M:
+            problems.append(
+                f"{row['row_id']}: path is {row['displacement_m']:.4f} m, the longer hand's {longest_m:.4f} m"
+            )
+        if clipped != row["num_clipped"]:
+            problems.append(
+                f"{row['row_id']}: {row['num_clipped']} waypoints said to be clipped, {clipped} lie outside"
+            )
+    return problems
+
+
+def _one_hand(row: dict, number: int) -> dict:
+    """The left (0) or right (1) hand of a row of both, as a row of its own with its own path and clipped points."""
+    own = {name: [row[name][i + k] for i in range(3 * number, len(row[name]), 6) for k in range(3)] for name in ("waypoints", "context_tokens", "target_tokens")}  # fmt: skip
+    points = np.array(own["waypoints"], float).reshape(-1, 3)
+    outside = (np.abs(points[:, :2]) > 0.5).any(1) | (points[:, 2] < 0) | (points[:, 2] > 1)
+    path_m = float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
+    return row | own | {"side": ("left", "right")[number], "num_clipped": int(outside.sum()), "displacement_m": path_m}
 
 
 def off_path_m(row: dict, clip: Clip, seen: pl.DataFrame) -> float:
