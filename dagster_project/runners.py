@@ -137,7 +137,7 @@ def pinned(images: dict[str, str], environment: str) -> str:
     if not PINNED.fullmatch(image):
         raise ValueError(
             f"HAND3D_IMAGE_{environment.upper()} must be an image pinned by digest (NAME@sha256:... or sha256:...), got "
-            f"{image!r}: infra/docker/build.sh prints it"
+            f"{image!r}: `python infra/docker/build.py image` prints it"
         )
     return image
 

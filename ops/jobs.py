@@ -173,7 +173,7 @@ def check_code(stage: str, expected: str) -> None:
         commit = os.environ.get("HAND3D_GIT_COMMIT", "unknown")
         raise ValueError(
             f"this image (commit {commit}) has other code for {stage} than the caller ({here[:12]}, not {expected[:12]}): "
-            "build the images anew (infra/docker/build.sh) and set their digests"
+            "build the images anew (python infra/docker/build.py image) and set their digests"
         )
 
 

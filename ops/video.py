@@ -165,7 +165,7 @@ def _open(path: Path):
     try:
         container = av.open(str(path))
     except av.FFmpegError as error:
-        raise ClipError(Reason.CORRUPT_VIDEO, f"{path.name} is not a readable video: {error}") from error
+        raise ClipError(Reason.CORRUPT_VIDEO, f"{path.name} is not a readable video: {error.strerror}") from error
     if not container.streams.video:
         container.close()
         raise ClipError(Reason.EMPTY_VIDEO, f"{path.name} has no video stream")
