@@ -6,7 +6,7 @@ counts as an answer of 0 m, an error of the full true distance. Both are counted
 alone is reported beside.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from ops.hand3d import directions
 from ops.hand3d.parsing import Answer, parse
 
 NUM_RESAMPLES = 1000
+NUM_BARS = 12  # of the histogram of distance errors, and one for larger ones
+Z_95 = 1.959964
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,11 @@ class SpatialScore:
             f"{prefix}direction_score": self.direction_score,
             f"{prefix}direction_score_low": self.direction_score_ci[0],
             f"{prefix}direction_score_high": self.direction_score_ci[1],
+            **(
+                {f"{prefix}distance_error_read_m": self.distance_error_read_m}
+                if self.num_unread_distances < self.num_rows
+                else {}
+            ),
             f"{prefix}unread_distances": float(self.num_unread_distances),
             f"{prefix}unread_directions": float(self.num_unread_directions),
         }
@@ -136,29 +143,49 @@ def _constant(train: pl.DataFrame) -> str:
 
 
 def plot(scores: dict[str, SpatialScore], path: Path) -> None:
-    """Figure 8: histograms of direction scores and of distance errors, one colour an answerer."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    """Figure 8: histograms of direction scores and of distance errors as shares of the rows, one colour an answerer.
+
+    Whiskers are 95% intervals of each share (Wilson), the legend gives means with their bootstrap intervals.
+    """
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    width = 0.8 / len(scores)
-    longest = max(float(np.quantile(s.distance_errors_m, 0.99)) for s in scores.values())
-    bins = np.linspace(0, max(longest, 0.05), 25).tolist()
+    edges_m = error_edges_m(scores.values())
     for place, (name, result) in enumerate(scores.items()):
-        shares = np.bincount(result.direction_scores, minlength=4) / result.num_rows
-        left.bar(
-            np.arange(4) + (place - (len(scores) - 1) / 2) * width,
-            shares,
-            width,
-            label=f"{name}: {result.direction_score:.2f} of 3",
-        )
-        right.hist(
-            result.distance_errors_m,
-            bins,
-            histtype="step",
-            linewidth=1.5,
-            label=f"{name}: {result.distance_error_m:.3f} m",
-        )
-    left.set(xlabel="direction score", ylabel="share of rows", xticks=range(4))
-    right.set(xlabel="distance error, m", ylabel="rows")
+        shift = (place - (len(scores) - 1) / 2) * 0.8 / len(scores)
+        counts = np.bincount(result.direction_scores, minlength=4)
+        said = f"{name}: {result.direction_score:.2f} [{result.direction_score_ci[0]:.2f}, {result.direction_score_ci[1]:.2f}] of 3"
+        _bars(left, np.arange(4) + shift, 0.8 / len(scores), counts, f"C{place}", said)
+        counts = np.histogram(np.minimum(result.distance_errors_m, edges_m[-1]), edges_m)[0]
+        width_m = (edges_m[1] - edges_m[0]) * 0.8 / len(scores)
+        centres_m = (edges_m[:-1] + edges_m[1:]) / 2 + shift * (edges_m[1] - edges_m[0])
+        low_m, high_m = result.distance_error_ci_m
+        _bars(right, centres_m, width_m, counts, f"C{place}", f"{name}: {result.distance_error_m:.3f} [{low_m:.3f}, {high_m:.3f}] m")  # fmt: skip
+    left.set(xlabel="direction score", ylabel="share of rows", xticks=range(4), ylim=(0, 1))
+    right.set(xlabel=f"distance error, m (above {edges_m[-2]:.2f} in the last bar)", ylabel="share of rows")
     for axes in (left, right):
         axes.legend(fontsize=7)
     figure.savefig(path, dpi=80)
+
+
+def error_edges_m(scores: Iterable[SpatialScore]) -> Float[np.ndarray, " edges"]:
+    """Bins of equal width up to the 95th percentile of the widest, and one more for all that is above."""
+    longest_m = max(float(np.quantile(s.distance_errors_m, 0.95)) for s in scores)
+    edges_m = np.linspace(0, max(longest_m, 0.05), NUM_BARS + 1)
+    return np.append(edges_m, 2 * edges_m[-1] - edges_m[-2])
+
+
+def _bars(axes, centres: np.ndarray, width: float, counts: np.ndarray, colour: str, label: str) -> None:
+    low, high = wilson(counts, int(counts.sum()))
+    shares = counts / counts.sum()
+    axes.bar(centres, shares, width, color=colour, label=label)
+    axes.errorbar(
+        centres, shares, np.maximum([shares - low, high - shares], 0), fmt="none", ecolor="black", elinewidth=0.7
+    )
+
+
+def wilson(counts: Int[np.ndarray, " n"], num: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """95% Wilson intervals of the shares counts / num."""
+    share, z2 = counts / num, Z_95**2
+    middle = (share + z2 / (2 * num)) / (1 + z2 / num)
+    half = Z_95 * np.sqrt(share * (1 - share) / num + z2 / (4 * num * num)) / (1 + z2 / num)
+    return middle - half, middle + half

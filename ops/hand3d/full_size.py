@@ -102,7 +102,7 @@ def motions_there_are(clips: pl.DataFrame, config: Hand3DActionConfig) -> pl.Dat
     planned, _ = windows.plan(
         seconds, stride_s, _texts(clips, np.ones(len(clips), int), np.random.default_rng(0)), config
     )
-    path_m = 2.2 * pl.Series(clips["motion_m"]).gather(planned["clip"]) * planned["num"] / planned["hz"]  # about
+    path_m = 1.9 * pl.Series(clips["motion_m"]).gather(planned["clip"]) * planned["num"] / planned["hz"]  # about
     moving = planned.with_columns(source=clips["source"].gather(planned["clip"])).filter(
         path_m >= config.min_displacement_m
     )

@@ -1,17 +1,15 @@
 """Stage hand3d_test: question-answer rows from videos that are in no training split (paper 4.4: 2K pairs).
 
-Drawn from all shards' held-out rows, in proportion to task and source. The stage refuses to finish if a video is on
+Drawn from all shards' held-out rows, in proportion to task and source, even over clips. The stage refuses to finish if a video is on
 both sides, by its name or by its bytes.
 """
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from ops import tables
-from ops.hand3d import pictures
-from ops.hand3d.stable import stable_hash
+from ops.hand3d import pictures, sampling
 from ops.hand3d.summary import by_task
 from ops.hand3d.visual import metrics
 from ops.pipeline import StageContext
@@ -78,28 +76,13 @@ def shared_videos(train: pl.DataFrame, test: pl.DataFrame) -> list[str]:
 
 
 def sample(rows: pl.DataFrame, num: int, seed: int) -> pl.DataFrame:
-    """At most `num` rows, each (task, source) in proportion to its share (largest remainders), in order of row id.
-
-    Which rows are taken follows from their ids and the seed, so new videos change as little as possible.
+    """At most `num` rows, each (task, source) in proportion to its share (largest remainders), even over clips, in order
+    of row id. Which rows are taken follows from their ids and the seed, so new videos change as little as possible.
     """
     if num < 1:
         raise ValueError(f"hand3d_test.num_rows is {num}: give at least 1")
     if len(rows) <= num:
         return rows.sort("row_id")
     strata = rows.group_by("task", "source").len("available").sort("task", "source")
-    quota = shares(strata["available"].to_numpy(), num)
-    ordered = rows.sort("row_id")  # decides between equal hashes
-    hashed = ordered.with_columns(_hash=pl.Series(stable_hash(ordered["row_id"], seed, "test sample")))
-    ranked = hashed.with_columns(_rank=pl.col("_hash").rank("ordinal").over("task", "source"))
-    strata = strata.with_columns(_quota=pl.Series(quota)).drop("available")
-    kept = ranked.join(strata, on=["task", "source"]).filter(pl.col("_rank") <= pl.col("_quota"))
-    return kept.drop("_hash", "_rank", "_quota").sort("row_id")
-
-
-def shares(available: np.ndarray, num: int) -> np.ndarray:
-    """Whole numbers that add up to num, in proportion to `available`, none larger than it (num <= sum)."""
-    exact = available * num / available.sum()
-    quota = np.floor(exact).astype(np.int64)
-    missing = num - quota.sum()
-    quota[np.argsort(quota - exact, kind="stable")[:missing]] += 1
-    return quota
+    strata = strata.with_columns(rows=pl.Series(sampling.shares(strata["available"].to_numpy(), num)))
+    return rows.join(sampling.choose_rows(rows, strata, seed), on="row_id", how="semi").sort("row_id")

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from ops import pipeline, tables
-from ops.hand3d import facts, heldout, visual
+from ops.hand3d import facts, heldout, sampling, visual
 from tests.ops import hand3d_world as made
 from tests.ops.test_hand3d_visual import made_config
 
@@ -65,6 +65,15 @@ def test_sample_is_proportional_stable_and_whole(rows):
             share = available * num / len(held_out)
             assert abs(Counter(chosen["task"])[task] - share) < 1
         assert chosen.equals(heldout.sample(held_out.sample(fraction=1, shuffle=True, seed=3), num, 42))
+    few = heldout.sample(held_out, 12, 42)
+    assert (
+        few.group_by("task", "clip_id")
+        .len()
+        .group_by("task")
+        .agg(pl.col("len").max() - pl.col("len").min())["len"]
+        .max()
+        <= 1
+    )
     assert heldout.sample(held_out, 10**6, 42).equals(held_out.sort("row_id"))
     assert not heldout.sample(held_out, 40, 42).equals(heldout.sample(held_out, 40, 43))
     with pytest.raises(ValueError, match="num_rows"):
@@ -72,9 +81,9 @@ def test_sample_is_proportional_stable_and_whole(rows):
 
 
 def test_shares_by_hand():
-    assert heldout.shares(np.array([3, 3, 3]), 4).tolist() == [2, 1, 1]
-    assert heldout.shares(np.array([100, 1]), 50).tolist() == [50, 0]
-    assert heldout.shares(np.array([2, 5]), 7).tolist() == [2, 5]
+    assert sampling.shares(np.array([3, 3, 3]), 4).tolist() == [2, 1, 1]
+    assert sampling.shares(np.array([100, 1]), 50).tolist() == [50, 0]
+    assert sampling.shares(np.array([2, 5]), 7).tolist() == [2, 5]
 
 
 def workspace(root, rows, sha_of):

@@ -61,6 +61,23 @@ def test_every_camera_answer_is_read_back():
         ("rotates 30 degrees to the left and moves right 0.1 m", 0.1, (1, 0, 0)),
         ("The camera turned right by 12\u00b0; it moved up 5 cm.", 0.05, (0, -1, 0)),
         ("move up to 0.3 m left", 0.3, (-1, 0, 0)),
+        ("**Direction:** right, down  **Distance:** 0.23 m", 0.23, (1, 1, 0)),
+        ('{"direction": ["right","down"], "distance_m": 0.23}', 0.23, (1, 1, 0)),
+        ("<think>it is left, 0.9 m?</think> right, 0.2 m", 0.2, (1, 0, 0)),
+        ("Answer: right and down, 0.23 m.\n\nExplanation: left of the plate by 0.4 m.", 0.23, (1, 1, 0)),
+        ("half a meter to the left", 0.5, (-1, 0, 0)),
+        ("about a metre forward", 1.0, (0, 0, 1)),
+        ("twenty-five centimetres up", 0.25, (0, -1, 0)),
+        ("1 m 20 cm left", 1.2, (-1, 0, 0)),
+        ("leftwards by 1.2e-1 m", 0.12, (-1, 0, 0)),
+        ("0.2 meter(s) to its left", 0.2, (-1, 0, 0)),
+        ("0.3 m right and 0.4 m down", 0.5, (1, 1, 0)),
+        ("3 cm right, 4 cm down and 12 cm forward", 0.13, (1, 1, 1)),
+        ("right by 0.3 m, up by 40 cm", 0.5, (1, -1, 0)),
+        ("x=+0.3, y=-0.4, z=0.0", 0.5, (1, -1, 0)),
+        ("(0.0, 3, -4) cm", 0.05, (0, 1, -1)),
+        ("neither left nor right but forward, 0.2 m", 0.2, (0, 0, 1)),
+        ("upper left, 10 cm", 0.1, (-1, -1, 0)),
     ],
 )
 def test_free_text_is_read(text, distance_m, direction):
@@ -85,6 +102,10 @@ def test_free_text_is_read(text, distance_m, direction):
         ("in front of the right hand", False, False),
         ("\x00\uffff nan inf m", False, False),
         ("30 degrees", False, False),
+        ("a few centimeters", False, False),
+        ("1e400 m left", False, True),
+        ("99999 m", False, False),
+        ("<think>left, 0.3 m</think>", False, False),
     ],
 )
 def test_what_is_not_said_is_not_guessed(text, distance_read, direction_read):
@@ -114,6 +135,12 @@ def test_parser_never_raises():
         "\\",
         "degrees",
         "12",
+        "</think>",
+        "Answer:",
+        "x=",
+        "(0.1, 0.2",
+        "half a",
+        " metre",
     ]
     for _ in range(3000):
         parse("".join(rng.choice(pieces, rng.integers(0, 9))), ("(", "a[b"))

@@ -215,7 +215,7 @@ def test_metadata_says_what_the_generator_makes(tmp_path):
     assert made_.rows == pytest.approx(promised.select(pl.sum_horizontal(tables.VISUAL_TASKS).sum()).item(), rel=0.05)
     action = full_size.metadata(3, "action").group_by("source", maintain_order=True).head(25)
     motions = full_size.motions_there_are(action, full_size.ACTION)["available"].sum()
-    assert dry_run.action_shard(tmp_path / "a", action).rows == pytest.approx(motions, rel=0.15)
+    assert dry_run.action_shard(tmp_path / "a", action).rows == pytest.approx(motions, rel=0.2)
     dry_run.action_shard(tmp_path / "b", action)
     assert (tmp_path / "a/action_rows.parquet").read_bytes() == (tmp_path / "b/action_rows.parquet").read_bytes()
 

@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import binomtest
 
 from ops.evaluation import spatial
 from ops.tables import vec
@@ -105,3 +106,24 @@ def test_figure_is_written(tmp_path):
     scores = {"ours": spatial.score(ROWS, ["right, 0.2 m"] * 3), "baseline": spatial.score(ROWS, ["left, 1 m"] * 3)}
     spatial.plot(scores, tmp_path / "figure.png")
     assert 1000 < (tmp_path / "figure.png").stat().st_size < 300_000
+
+
+def test_intervals_of_shares_are_scipys():
+    counts = np.array([0, 1, 17, 40, 42])
+    low, high = spatial.wilson(counts, 100)
+    for k, a, b in zip(counts.tolist(), low, high, strict=True):
+        expected = binomtest(k, 100).proportion_ci(method="wilson")
+        assert (a, b) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_histogram_of_errors_loses_no_row():
+    rng = np.random.default_rng(0)
+    rows = pl.DataFrame({
+        "task": ["hand_movement"] * 50, "object": pl.Series([None] * 50, dtype=pl.String), "distance_m": rng.uniform(0, 1, 50),
+        "direction": pl.Series(rng.integers(-1, 2, (50, 3)).astype(np.int8), dtype=pl.Array(pl.Int8, 3)),
+    })  # fmt: skip
+    found = spatial.score(rows, ["right, 0.2 m"] * 49 + ["right, 90 m"])
+    edges_m = spatial.error_edges_m([found])
+    assert len(edges_m) == spatial.NUM_BARS + 2
+    np.testing.assert_allclose(np.diff(edges_m), edges_m[1])
+    assert np.histogram(np.minimum(found.distance_errors_m, edges_m[-1]), edges_m)[0].sum() == 50
