@@ -42,6 +42,11 @@ def object_track(
     return ObjectTrack(name, boxes_px, visible, transforms.apply(T_cam_obj, middle_m), T_cam_obj)
 
 
+def names_without_boxes(objects: tuple[ObjectTrack, ...]) -> tuple[str, ...]:
+    """Objects whose meshes are not there: what a detector may look for."""
+    return tuple(thing.name for thing in objects if thing.position_cam is None)
+
+
 def boxes(
     camera: PinholeCamera, points_cam: Float[np.ndarray, "T v 3"]
 ) -> tuple[Float64[np.ndarray, "T 4"], Bool[np.ndarray, " T"]]:

@@ -37,7 +37,7 @@ from ops.rejects import ClipError, Reason
 from ops.sources.base import Clip, HandTrack, Instruction, ObjectTrack, Source, read_each
 from ops.sources.example import Truth, box_corners_m
 from ops.sources.images import probe_images
-from ops.sources.meshes import object_track, read_outline
+from ops.sources.meshes import names_without_boxes, object_track, read_outline
 from ops.sources.safe_load import load_pickle_lazily
 from ops.sources.world_labels import finite, hand_in_camera, rigid
 from ops.video import VideoInfo
@@ -116,6 +116,7 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
     size = probe_images(images, MOCAP_FPS / 4)
     camera = _camera(labels.K, size.width, size.height)
     times_s = (labels.frame_ids - labels.frame_ids[0]) / MOCAP_FPS
+    objects = _objects(root, labels, camera)
     return Clip(
         clip_id=f"{shard.source}/{video.parent.name}/{view}",
         source=shard.source,
@@ -131,7 +132,8 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
         T_cam_world=labels.T_cam_world,
         hands=labels.hands,
         hand_model=Path(shard.hand_model),
-        objects=_objects(root, labels, camera),
+        objects=objects,
+        object_names=names_without_boxes(objects),
         instructions=_instructions(root, video.parent.name, labels.frame_ids),
         view=view,
         task=_task(_program_files(root, video.parent.name)["task_target"], video.parent.name),

@@ -35,7 +35,7 @@ from ops.sources.base import SIDES, Clip, HandTrack, Instruction, JointTrack, Ob
 from ops.sources.depth import VideoDepth
 from ops.sources.example import Truth, box_corners_m
 from ops.sources.grey_video import write_grey_video
-from ops.sources.meshes import object_track, read_outline
+from ops.sources.meshes import names_without_boxes, object_track, read_outline
 from ops.sources.safe_load import load_pickle
 from ops.sources.world_labels import finite, hand_in_camera, rigid
 from ops.video import VideoInfo, probe, write_video
@@ -122,6 +122,7 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
         raise ClipError(Reason.EMPTY_VIDEO, f"{EGO_VIDEOS}/{seq.as_posix()}/color.mp4 is missing: unpack its archive")
     info = info or probe(video)
     camera, T_cam_world = _ego_camera(root, seq, info) if is_ego else _fixed_camera(root, seq, video.stem, info)
+    objects = _objects(root, seq, T_cam_world, camera)
     return Clip(
         clip_id=f"{shard.source}/{seq.as_posix()}/{_view(video)}",
         source=shard.source,
@@ -135,7 +136,8 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
         split=_split(root, seq),
         T_cam_world=T_cam_world,
         **_hands(root, seq, T_cam_world, camera, shard),
-        objects=_objects(root, seq, T_cam_world, camera),
+        objects=objects,
+        object_names=names_without_boxes(objects),
         instructions=_instructions(seq, float(info.times_s[-1]) + 1 / info.fps),
         depth=_depth(root, seq, info.num_frames) if is_ego else None,
         view=_view(video),

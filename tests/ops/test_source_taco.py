@@ -298,6 +298,7 @@ def test_meshes_elsewhere(root, truth, models, folder):
     np.testing.assert_allclose(clip.objects[1].T_cam_obj, truth.objects[1].T_cam_obj, atol=1e-12)
     assert clip.objects[0].visible.all() == (folder != "nowhere")
     assert (clip.objects[0].position_cam is None) == (folder == "nowhere")
+    assert clip.object_names == (("cup", "kettle") if folder == "nowhere" else ())
 
 
 @pytest.mark.parametrize(("named", "split"), [("train", "train"), ("test_1", "test"), ("test_4", "test"), (None, "")])
