@@ -35,7 +35,12 @@ class RadialTangential:
     coefficients: tuple[float, ...]
 
     def project(self, points_cam: Float[np.ndarray, "*n 3"]) -> Float64[np.ndarray, "*n 2"]:
-        return distort(self.camera, np.array(self.coefficients), points_cam)
+        points_cam = np.asarray(points_cam, dtype=np.float64)
+        px = distort(self.camera, np.array(self.coefficients), points_cam)
+        k1, k2, _, _, k3, k4, k5, k6 = (*self.coefficients, *[0.0] * (8 - len(self.coefficients)))
+        across = np.hypot(points_cam[..., 0], points_cam[..., 1])
+        seen = across <= _farthest((k1, k2, k3), (k4, k5, k6)) * points_cam[..., 2]
+        return np.where(seen[..., None], px, np.nan)
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ class Omnidirectional:
         seen = z > (-1 / self.xi if self.xi > 1 else -self.xi)
         flat = sphere[..., :2] / np.where(seen, z + self.xi, np.nan)
         k1, k2, p1, p2 = self.coefficients
+        flat = np.where(np.hypot(flat[..., :1], flat[..., 1:]) <= _farthest((k1, k2)), flat, np.nan)
         x, y = flat[..., 0], flat[..., 1]
         r2 = x**2 + y**2
         radial = 1 + (k1 + k2 * r2) * r2
@@ -157,8 +163,12 @@ def turned_from_sensor(quarter_turns: int) -> Float64[np.ndarray, "3 3"]:
     return np.linalg.matrix_power(TURNED_CLOCKWISE, quarter_turns % 4)
 
 
+@lru_cache(maxsize=2)
 def pinhole_maps(lens: Lens, output: PinholeCamera) -> Maps:
-    """Maps for ``cv2.remap(recorded, *maps, cv2.INTER_LINEAR)``: the recorded image as `output` would have seen it."""
+    """Maps for ``cv2.remap(recorded, *maps, cv2.INTER_LINEAR)``: the recorded image as `output` would have seen it.
+
+    The last two are kept, since a clip's frames are asked for in several goes; not to be written to.
+    """
     u, v = np.meshgrid(np.arange(output.width) + 0.5, np.arange(output.height) + 0.5)
     rays = output.unproject(np.stack([u, v], axis=-1), np.ones(u.shape))
     px = lens.project(rays) - 0.5  # OpenCV counts pixel centres from 0
@@ -187,6 +197,20 @@ def _widest(coefficients: tuple[float, ...]) -> float:
     roots = np.polynomial.polynomial.polyroots(np.trim_zeros(powers, "b"))
     real = roots[np.abs(roots.imag) < 1e-9].real
     return float(min([np.pi, *real[real > 0]]))
+
+
+@lru_cache(maxsize=256)
+def _farthest(numerator: tuple[float, ...], denominator: tuple[float, ...] = ()) -> float:
+    """Radius up to which r (1 + k1 r^2 + k2 r^4 + ...) / (1 + k4 r^2 + ...) grows; inf if it always does."""
+    over = np.array([1.0, *numerator])
+    under = np.array([1.0, *denominator])
+    # d/dr of r N / D, as a polynomial in s = r^2: (N + 2 s N') D - 2 s N D'
+    poly = np.polynomial.polynomial
+    grown = poly.polyadd(over, 2 * poly.polymulx(poly.polyder(over)))
+    slope = poly.polysub(poly.polymul(grown, under), 2 * poly.polymulx(poly.polymul(over, poly.polyder(under))))
+    roots = np.concatenate([poly.polyroots(np.trim_zeros(part, "b")) for part in (slope, under)])
+    real = roots[np.abs(roots.imag) < 1e-9].real
+    return float(np.sqrt(min([np.inf, *real[real > 0]])))
 
 
 def _to_pixels(camera: PinholeCamera, flat: Float[np.ndarray, "*n 2"]) -> Float64[np.ndarray, "*n 2"]:

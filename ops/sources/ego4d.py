@@ -152,9 +152,14 @@ def _instructions(video: Path, end_s: float) -> tuple[Instruction, ...]:
     file = _narrations_file(video)
     entry = json_entry(file, video.stem) if file else None
     moments = []
-    for number in (1, 2):
-        found = (entry or {}).get(f"narration_pass_{number}", {}).get("narrations", [])
-        moments = moments or [(float(item["timestamp_sec"]), item["narration_text"]) for item in found]
+    try:
+        for number in (1, 2):
+            found = (entry or {}).get(f"narration_pass_{number}", {}).get("narrations", [])
+            moments = moments or [(float(item["timestamp_sec"]), str(item["narration_text"])) for item in found]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ClipError(
+            Reason.BAD_LABEL, f"{file.name}: narrations of {video.stem} are laid out otherwise: {error!r}"
+        ) from error
     texts = [
         (time_s, MARKS.sub("", WEARER.sub("", text)).strip(" .")) for time_s, text in moments if WEARER.match(text)
     ]

@@ -96,6 +96,7 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
         split="test" if video.parent.parent.name == "test" else "train",
         T_cam_world=transforms.invert(T_world_cam),
         joints=joints,
+        hand_model=shard.hand_model and Path(shard.hand_model),
         instructions=_instructions(attributes, duration_s(info)),
         object_names=tuple(attributes.get("llm_objects") or ()),
         subject="".join(attributes.get("session_name", ())),
@@ -104,8 +105,9 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
 
 
 def read_clips(root: Path, view: str | None = None, hand_model: Path | None = None) -> Iterator[Clip | Reject]:
-    """Episodes one by one; unreadable ones as Reject."""
-    return read_each(list_videos, read_clip, ShardConfig(KIND, KIND, str(root), view=view))
+    """Episodes one by one; unreadable ones as Reject. hand_model: MANO files to fit the joints with."""
+    model = hand_model and str(hand_model)
+    return read_each(list_videos, read_clip, ShardConfig(KIND, KIND, str(root), view=view, hand_model=model))
 
 
 def _rows(file, name: str, info: VideoInfo) -> np.ndarray:

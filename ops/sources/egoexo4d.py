@@ -123,6 +123,7 @@ def _read_clip(video: Path, shard: ShardConfig, info: VideoInfo) -> Clip:
         lens=lens,
         T_cam_world=np.stack([poses[frame] for frame in range(info.num_frames)]) if whole else None,
         joints=_joints(video, uid, poses, info.num_frames),
+        hand_model=shard.hand_model and Path(shard.hand_model),
         instructions=_instructions(video, uid, duration_s(info)),
         subject=str(take.get("participant_uid") or ""),
         view=shard.view or EGO,
@@ -131,8 +132,9 @@ def _read_clip(video: Path, shard: ShardConfig, info: VideoInfo) -> Clip:
 
 
 def read_clips(root: Path, view: str | None = None, hand_model: Path | None = None) -> Iterator[Clip | Reject]:
-    """Takes one by one; unreadable ones as Reject."""
-    return read_each(list_videos, read_clip, ShardConfig(KIND, KIND, str(root), view=view))
+    """Takes one by one; unreadable ones as Reject. hand_model: MANO files to fit the joints with."""
+    model = hand_model and str(hand_model)
+    return read_each(list_videos, read_clip, ShardConfig(KIND, KIND, str(root), view=view, hand_model=model))
 
 
 def _is_ego(video: Path) -> bool:

@@ -101,8 +101,8 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
         hand_model=Path(shard.hand_model),
         instructions=_instructions(meta, video, info),
         view=shard.view or VIEW,
-        subject=str(description.get("base_dataset", "")),
-        **SOURCE.terms(),
+        **SOURCE.terms()
+        | {"licence": f"none stated (UniHand of {description.get('base_dataset', 'no named source')})"},
     )
 
 

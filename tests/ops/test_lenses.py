@@ -137,6 +137,31 @@ def test_lenses_are_blind_where_the_formula_folds_back():
     assert not np.isnan(lens.project(np.array([[0.0, 0.0, 2.0]]))).any()
 
 
+@pytest.mark.parametrize(
+    "coefficients",
+    [(-0.3, 0.05, 0.0, 0.0), (-0.3, 0.05, 0.001, -0.002, -0.004), (0.5, -0.6, 0, 0, 0.1, 0.8, -0.5, 0.2), (0.1, 0.02, 0, 0), (0.0, 0.0, 0.0, 0.0)],
+)  # fmt: skip
+def test_radial_lenses_are_blind_beyond_their_farthest_radius(coefficients):
+    """By a fine table: up to there the recorded radius grows, right after it does not (or never stops)."""
+    radius = np.linspace(0.0, 6.0, 600_001)
+    k = dict(zip(("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"), (*coefficients, *[0.0] * 8), strict=False))
+    s = radius**2
+    over, under = 1 + s * (k["k1"] + s * (k["k2"] + s * k["k3"])), 1 + s * (k["k4"] + s * (k["k5"] + s * k["k6"]))
+    with np.errstate(divide="ignore"):
+        falls = np.flatnonzero((np.diff(radius * over / under) <= 0) | (under[1:] <= 0))
+    limit = radius[falls[0]] if len(falls) else np.inf
+    inside = np.array([[min(limit, 6.0) - 1e-4, 0.0, 1.0], [min(limit, 6.0) * 0.5, 0.0, 1.0]])
+    lens = RadialTangential(SMALL, coefficients)
+    assert np.isfinite(lens.project(inside)).all()
+    if np.isfinite(limit):
+        assert np.isnan(
+            lens.project(np.array([[limit + 1e-4, 0.0, 1.0], [0.0, -limit - 1e-4, 1.0], [50.0, 0.0, 1.0]]))
+        ).all()
+    else:
+        assert np.isfinite(lens.project(np.array([[50.0, 0.0, 1.0]]))).all()
+    assert np.isnan(lens.project(np.array([[0.1, 0.0, -1.0]]))).all()
+
+
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_turned_images_are_numpys_turned_images(turns):
     """A sensor image with one bright pixel a point, turned by numpy: the lens must find every point in it."""
