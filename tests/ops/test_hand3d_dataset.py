@@ -418,3 +418,17 @@ def test_missing_upstream_is_named(tmp_path):
         parts.list_parts(tmp_path, tmp_path, tmp_path, ["s"])
     with pytest.raises(ValueError, match="style"):
         conversations.records(pl.DataFrame(), pl.DataFrame(), "other")
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    """Peak of a fresh process, for four times as many rows; the plain way shows that growth would be seen."""
+    from bench import bench_hand3d_dataset as bench
+
+    small, large = tmp_path / "small.parquet", tmp_path / "large.parquet"
+    bench.made_rows(small, 50_000, per_file=25_000)
+    bench.made_rows(large, 200_000, per_file=25_000)
+    ours = [bench.peak_mb("ours", path, tmp_path / "ours") for path in (small, large)]
+    plain = [bench.peak_mb("plain", path, tmp_path / "plain") for path in (small, large)]
+    assert ours[1] < 1.3 * ours[0] + 20, ours
+    assert plain[1] > 2 * plain[0], plain
