@@ -177,7 +177,11 @@ def metrics(release: Release, rejects: pl.DataFrame, found: Audit) -> dict[str, 
 def notes(release: Release, found: Audit) -> list[str]:
     clips = release.used_clips
     closed = clips.filter(~pl.col("frames_allowed"))["source"].unique().sort().to_list()
-    said = [found.text, f"A near repeat agrees to {release.config.near_duplicate_mm:g} mm a coordinate (our choice)."]
+    said = [
+        "quality.html, beside the data, is this report with a gallery of rows.",
+        found.text,
+        f"A near repeat agrees to {release.config.near_duplicate_mm:g} mm a coordinate (our choice).",
+    ]
     if closed:
         said.append(f"Frames of {', '.join(closed)} are left out: their licence is not known to allow passing them on.")
     if release.config.internal_use:

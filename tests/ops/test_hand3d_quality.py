@@ -124,11 +124,12 @@ def test_check_blocks_on_disagreement(root):
 
 def test_sample_has_every_task_and_follows_from_ids_alone(root):
     path = output(root, "hand3d_dataset") / "parquet/visual/train-open.parquet"
-    few = audit.sample(path, 6, 1)
-    counts = Counter(few["task"])
-    assert set(counts) == set(pl.read_parquet(path)["task"])
-    assert all(count <= audit.MIN_PER_TASK for count in counts.values())
-    assert audit.sample(path, 6, 1).equals(few)
+    rows = pl.read_parquet(path)
+    few = audit.sample(path, 6, 2, 1)
+    assert Counter(few["task"]) == {task: max(2, round(6 * n / len(rows))) for task, n in Counter(rows["task"]).items()}
+    assert audit.sample(path, 6, 2, 1).equals(few)
+    assert not audit.sample(path, 6, 2, 2).equals(few)
+    assert audit.sample(path, len(rows), 2, 1).equals(rows)
 
 
 def test_distance_from_a_polyline_by_hand():

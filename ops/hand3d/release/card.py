@@ -220,13 +220,16 @@ def _limits(release: Release) -> str:
     assumed = release.used_clips.filter(intrinsics="assumed").height
     made_up = release.used_clips.filter(kind="synthetic").height
     routes = ", ".join(f"{count:,} by {route}" for route, count in sorted(release.routes.items()))
-    repeats = {kind: dict(found) for kind, found in release.totals.repeats.items()}
+    repeats = "; ".join(
+        f"{kind}: {', '.join(f'{count:,} {name}' for name, count in found.items())}"
+        for kind, found in sorted(release.totals.repeats.items())
+    )
     limits = [
         f"Hands in frames: {routes}. Tracked hands (not labels) are less exact in depth than across the image.",
         f"{assumed} of {len(release.used_clips)} clips have an assumed field of view: their metric scale is a guess.",
         f"{made_up} of {len(release.used_clips)} clips are rendered, not filmed.",
         "Wording comes from grammar templates unless a row says otherwise; numbers never come from a language model.",
-        f"Repeats (rows that say what an earlier row says): {repeats}; see quality.html.",
+        f"Rows that say what an earlier row says ({repeats}): see quality.html.",
         f"{release.totals.waypoints['clipped']:,} of {release.totals.waypoints['all']:,} waypoints lie outside the token range and are clipped.",
     ]
     return "## Known limits\n" + "\n".join(f"- {line}" for line in limits) + "\n"
