@@ -6,14 +6,17 @@ smoke score, and says so.
 """
 
 import json
+import multiprocessing
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from ops import tables, tracking
-from ops.config import BenchmarkConfig
+from ops.config import BenchmarkConfig, RobotDemonstrationsConfig
 from ops.evaluation import motion, spatial
 from ops.models.vipa import VipaVLA
 from ops.pipeline import StageContext
@@ -185,20 +188,13 @@ def simulator(context: StageContext, report: Report) -> None:
     vipa = VipaPolicy(context.input("posttrained_policies"))
     simulator_state = drift.check_drift()
     evaluate.require_no_drift(simulator_state)
-    ready = {
-        "policy": vipa,
-        "random": policies.RandomPolicy(),
-        "mean_action": policies.MeanActionPolicy(demonstrations),
-    }
-    parts = [
-        evaluate.run_trials(
-            policy, name, robots.suite, robots.task_id, config.num_trials, seed=config.seed, image_size=robots.image_size,
-            views=vipa.settings.views, hard_reset=config.hard_reset, horizon=config.horizon,
-            finished=context.scratch / "trials.jsonl",
-            progress=lambda items, total: context.progress(items, total, "trial"),
-        )
-        for name, policy in ready.items()
-    ]  # fmt: skip
+    baselines = {"random": policies.RandomPolicy(), "mean_action": policies.MeanActionPolicy(demonstrations)}
+    trials_of = partial(_trials, config, robots, vipa.settings.views, context.scratch)
+    # the two that look at nothing run beside the policy; spawned, since torch's threads do not survive a fork
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        others = [pool.submit(trials_of, policy, name) for name, policy in baselines.items()]
+        parts = [trials_of(vipa, "policy", lambda items, total: context.progress(items, total, "trial"))]
+        parts += [other.result() for other in others]
     trials = pl.concat(parts)
     tables.write("trials", trials, context.out / "trials.parquet")
     rates = trial_rates(trials)
@@ -213,6 +209,22 @@ def simulator(context: StageContext, report: Report) -> None:
         f"are {PAPER_TRIALS} trials a suite of 10 tasks, which these cannot be compared with. "
         f"{protocol(config, robots.suite)} Simulator: {versions}."
     )
+
+
+def _trials(
+    config: BenchmarkConfig,
+    robots: RobotDemonstrationsConfig,
+    views: tuple[str, ...],
+    scratch: Path,
+    policy: policies.Policy,
+    name: str,
+    progress: Callable | None = None,
+) -> pl.DataFrame:
+    return evaluate.run_trials(
+        policy, name, robots.suite, robots.task_id, config.num_trials, seed=config.seed, image_size=robots.image_size,
+        views=views, hard_reset=config.hard_reset, horizon=config.horizon, finished=scratch / f"trials-{name}.jsonl",
+        progress=progress,
+    )  # fmt: skip
 
 
 def protocol(config: BenchmarkConfig, suite: str) -> str:

@@ -123,15 +123,15 @@ def conversation(frame: LabelledFrame, rng: np.random.Generator) -> list[tuple[s
 def page(
     answer: str, tokenizer: VipaTokenizer, num_places: int, rng: np.random.Generator
 ) -> Int[np.ndarray, " num_places"]:
-    """The words of an answer that carry its content (directions, yes or no, digits of the distance), repeated over all
-    visual tokens in random order, as token ids; -1 everywhere if it has none."""
+    """The words of an answer that carry its content (directions, yes or no, digits of the distance), in their order,
+    over and over through all visual tokens, beginning anywhere; as token ids. -1 everywhere if it has none."""
     words = _CONTENT.findall(answer)
     distance = _DISTANCE.findall(answer)
     ids = [token for word in words for token in tokenizer.encode_plain(" " + word)]
-    ids += tokenizer.encode_plain(distance[-1]) if distance else []
+    ids += tokenizer.encode_plain("." + distance[-1]) if distance else []
     if not ids:
         return np.full(num_places, -1)
-    return rng.permutation(np.resize(ids, num_places))
+    return np.roll(np.resize(ids, num_places), rng.integers(num_places))
 
 
 def drawn_answers(rows: pl.DataFrame, seed: int) -> list[tuple[str, str]]:
