@@ -1,32 +1,31 @@
-"""Hand3D at the paper's size: motion tokens, and question-answer rows from displacements to a file.
+"""Hand3D: motion tokens, and question-answer and motion rows from geometry to a file.
 
-The peers are the ways an ordinary user writes them: one numpy call a trajectory, and one loop of f-strings with JSON
-lines. Both sides make the same numbers and the same text, which is asserted.
+The peers are the ways an ordinary user writes them (bench.hand3d_peers): plain Python, or numpy calls for each row. All
+make the same rows, which is asserted. `hand3d dry-run --rows FOLDER` times the paper's whole size.
 """
 
 import json
-import math
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from bench import hand3d_peers as peers
 from bench.measure import cpu_s, row
 from ops import tables
-from ops.hand3d import action, language, motion_tokens, visual
-from ops.hand3d.directions import phrase
-from ops.hand3d.relations import CANDIDATE
-from ops.hand3d.stable import stable_hash
-from ops.tables import vec
+from ops.hand3d import action, action_rows, facts, full_size, motion_tokens, motions, visual
 
-NUM_TRAJECTORIES, NUM_ROWS = 100_000, 100_000
-GAMMA, SEED = 0.3, 42
+NUM_TRAJECTORIES = 100_000
+NUM_CLIPS, NUM_MOTION_CLIPS = 400, 1200  # 70,000 question rows, 5,000 motion rows
+GAMMA, SEED, PER_MOMENT = 0.3, 42, 4
 
 
 def rows() -> list[dict[str, object]]:
     points, offsets = _trajectories()
-    return [_ids(points, offsets), _tokens_to_file(points, offsets), _question_rows()]
+    return [_ids(points, offsets), _tokens_to_file(points, offsets), *_visual(), *_action(), _linear()]
 
 
 def _trajectories() -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +63,7 @@ def _tokens_to_file(points: np.ndarray, offsets: np.ndarray) -> dict[str, object
 
         def ours() -> None:
             tokens, _ = motion_tokens.encode(points)
-            pl.DataFrame({"tokens": action.ragged(tokens, offsets)}).write_parquet(ours_file, compression="zstd")
+            pl.DataFrame({"tokens": motions.ragged(tokens, offsets)}).write_parquet(ours_file, compression="zstd")
 
         def peer() -> None:
             with peer_file.open("w", encoding="utf-8") as file:
@@ -83,68 +82,84 @@ def _tokens_to_file(points: np.ndarray, offsets: np.ndarray) -> dict[str, object
     )
 
 
-def _candidates() -> pl.DataFrame:
-    rng = np.random.default_rng(1)
-    number = np.arange(NUM_ROWS)
-    side = pl.Series(np.where(number % 2, "left", "right"))
-    made = pl.DataFrame(
-        {
-            "row_id": [f"bench/clip-{i // 75:04d}:spatial_relation:{i % 75}:{i % 2}:red cube" for i in range(NUM_ROWS)],
-            "clip_id": [f"bench/clip-{i // 75:04d}" for i in range(NUM_ROWS)], "side": side,
-            "frames": pl.Series([[int(f)] for f in number % 75], dtype=pl.List(pl.Int32)),
-            "vector": pl.Series(rng.normal(0, 0.2, (NUM_ROWS, 3)).astype(np.float32), dtype=vec(3)),
-        }
-    )  # fmt: skip
-    fixed = {"source": "bench", "split": "train", "licence": "CC0", "task": "hand_movement", "object": None, "instruction": None, "rotation": None, "contact": None, "scale": 1.0}  # fmt: skip
-    filled = made.with_columns(pl.lit(value, dtype=CANDIDATE[name]).alias(name) for name, value in fixed.items())
-    return filled.select(CANDIDATE.keys())
+def _visual() -> list[dict[str, object]]:
+    """From hand fits, object places and calibrations to a file of rows."""
+    moving = (
+        full_size.metadata(0).filter(source="H2O").with_columns(moving=False)
+    )  # plain Python has no rotation vectors
+    world = full_size.visual_world(moving.head(NUM_CLIPS), 0)
+
+    def ours(path: Path, clips: int = NUM_CLIPS) -> None:
+        some = world.clips[:clips]
+        known = facts.gather(some, world.fits, world.calibrations, world.positions, 1.0, full_size.no_video, PER_MOMENT)
+        with tables.writer("visual_rows", path) as append:
+            append(visual.label(visual.propose(known, SEED)[0], GAMMA, SEED))
+
+    def peer(maths: peers.Maths) -> Callable[[Path], None]:
+        return lambda path: peers.write(peers.visual_rows(world, GAMMA, SEED, PER_MOMENT, maths), path)
+
+    exact = ("task", "frames", "side", "object", "direction", "question", "answer")
+    return _compare("question rows", ours, peer, "visual_rows", exact, ("vector", "distance_m"))
 
 
-def _row_in_a_loop(row: dict, question: str, answer: str) -> dict[str, object]:
-    x, y, z = row["vector"]
-    distance_m = float(np.float32(math.sqrt(x * x + y * y + z * z)))
-    direction = (
-        [0, 0, 0]
-        if distance_m < 0.005
-        else [0 if abs(c) <= GAMMA * distance_m else (1 if c > 0 else -1) for c in (x, y, z)]
-    )
-    words = {"hand": f"{row['side']} hand", "where": phrase(tuple(direction)), "metres": f"{distance_m:.2f}"}
-    return row | {
-        "distance_m": distance_m,
-        "direction": direction,
-        "question": question.format(**words),
-        "answer": answer.format(**words),
-    }
+def _action() -> list[dict[str, object]]:
+    """From sightings of wrists, camera poses and texts to a file of rows."""
+    clips = full_size.metadata(0, "action").filter(source="EgoDex").head(NUM_MOTION_CLIPS)
+    known, fits = full_size.action_world(clips, 0)
+    config = full_size.ACTION
+
+    def ours(path: Path) -> None:
+        planned, _ = action.plan(known, config)
+        with tables.writer("action_rows", path) as append:
+            append(action_rows.build(known, planned, fits, config).rows)
+
+    def peer(maths: peers.Maths) -> Callable[[Path], None]:
+        return lambda path: peers.write(peers.action_rows(known, fits, config, maths), path)
+
+    exact = ("context_tokens", "target_tokens", "prompt", "frame", "num_clipped")
+    return _compare("motion rows", ours, peer, "action_rows", exact, ("waypoints", "displacement_m"))
 
 
-def _question_rows() -> dict[str, object]:
-    candidates = _candidates()
-    plain = candidates.drop("instruction").to_dicts()
-    questions, answers = language.QUESTIONS["hand_movement"], language.ANSWERS["hand_movement"]
-    drawn = stable_hash(candidates["row_id"], SEED, "templates").tolist()
-    which = [((h & 0xFFFFFFFF) % len(questions), (h >> 32) % len(answers)) for h in drawn]
+def _compare(
+    name: str, ours: Callable, peer: Callable, table: str, exact: tuple[str, ...], close: tuple[str, ...]
+) -> list[dict[str, object]]:
+    """Two bench rows, after asserting that all three write the same rows: the same but for the last digits of metres."""
+    out = []
     with tempfile.TemporaryDirectory() as folder:
-        ours_file, peer_file = Path(folder) / "ours.parquet", Path(folder) / "peer.jsonl"
+        ours_file = Path(folder) / "ours.parquet"
+        ours_s = cpu_s(lambda: ours(ours_file), 3)
+        made = tables.read(table, ours_file)
+        for way, maths in (("plain Python", peers.PLAIN), ("numpy calls a row", peers.NUMPY)):
+            peer_file = Path(folder) / "peer.jsonl"
+            begin_s = time.process_time()  # once: the peers have nothing to warm
+            peer(maths)(peer_file)
+            peer_s = time.process_time() - begin_s
+            _assert_same(made, peer_file, exact, close)
+            size = f"{peer_file.stat().st_size / ours_file.stat().st_size:.1f}x fewer bytes"
+            note = f"from geometry to a file: columns and parquet vs {way} and JSON lines, same rows, {size}"
+            out.append(row(f"{name} vs {way}", len(made), ours_s, peer_s, "rows/s", note))
+    return out
 
-        def ours() -> None:
-            tables.write("visual_rows", visual.label(candidates, GAMMA, SEED), ours_file)
 
-        def peer() -> None:  # is given which template to use, which ours works out from the row's id
-            with peer_file.open("w", encoding="utf-8") as file:
-                for row, (q, a) in zip(plain, which, strict=True):
-                    file.write(json.dumps(_row_in_a_loop(row, questions[q], answers[a])) + "\n")
+def _assert_same(made: pl.DataFrame, peer_file: Path, exact: tuple[str, ...], close: tuple[str, ...]) -> None:
+    theirs = {line["row_id"]: line for line in map(json.loads, peer_file.open(encoding="utf-8"))}
+    assert theirs.keys() == set(made["row_id"]), (len(theirs), len(made))
+    for name in exact:
+        assert made[name].to_list() == [theirs[key][name] for key in made["row_id"]], name
+    for name in close:
+        mine, other = (np.array(pl.Series(values).explode().to_list(), float).reshape(-1) for values in (made[name].to_list(), [theirs[key][name] for key in made["row_id"]]))  # fmt: skip
+        assert np.abs(mine - other).max() <= 1e-7, name
 
-        ours_s, peer_s = cpu_s(ours, 5), cpu_s(peer, 2)
-        made = tables.read("visual_rows", ours_file)
-        looped = [json.loads(line) for line in peer_file.open(encoding="utf-8")]
-        for name in ("row_id", "direction", "question", "answer"):
-            assert made[name].to_list() == [row[name] for row in looped], name
-        size = f"{peer_file.stat().st_size / ours_file.stat().st_size:.1f}x fewer bytes"
-    return row(
-        "question rows to a file",
-        NUM_ROWS,
-        ours_s,
-        peer_s,
-        "rows/s",
-        f"columns and parquet vs loop and JSON lines, same text, {size}",
-    )
+
+def _linear() -> dict[str, object]:
+    """Rows a second at eight times the rows: 1x is linear cost."""
+    clips = full_size.metadata(0, "action").filter(source="EgoDex").head(8 * NUM_MOTION_CLIPS)
+    seconds, counts = [], []
+    for num in (len(clips), NUM_MOTION_CLIPS):
+        known, fits = full_size.action_world(clips.head(num), 0)
+        planned, _ = action.plan(known, full_size.ACTION)
+        seconds.append(cpu_s(lambda k=known, p=planned, f=fits: action_rows.build(k, p, f, full_size.ACTION), 2))
+        counts.append(len(planned))
+    note = "ours: eight times the clips; peer: the bench's size; at least 1x is linear or better"
+    rate, small = counts[0] / seconds[0], counts[1] / seconds[1]
+    return {"name": "motion rows at 8x the rows", "ours": rate, "peer": small, "unit": "windows/s", "ratio": rate / small, "note": note}  # fmt: skip

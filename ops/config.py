@@ -53,6 +53,8 @@ class RawVideosConfig:
     """Horizontal field of view for videos whose side file gives no intrinsics; null rejects those videos."""
     test_fraction: float = 0.15
     """Share of videos held out for hand3d_test, where the source has no split of its own."""
+    virtual_camera: bool = False
+    """Warp all videos to one virtual pinhole (EgoDex's; ops/sources/virtual_camera.py); needs given intrinsics."""
     use: str = "research"
     """What the result is for: "research", "commercial", "redistribution" or both as "commercial redistribution".
     A source whose licence forbids it stops the build."""

@@ -63,6 +63,11 @@ def _problems(row: dict, known: Truth, gamma: float) -> list[str]:
         problems.append(f"direction is {list(row['direction'])}, recomputed {direction}")
     if row["task"] == "camera_movement":
         problems += _rotation_problems(row, known)
+    start = _expected_start(row, known)
+    if (start is None) != (row["start"] is None) or (
+        start is not None and np.abs(start - row["start"]).max() > VECTOR_TOLERANCE_M
+    ):
+        problems.append(f"start is {row['start']}, recomputed {start}")
     problems += _contact_problems(row, known)
     return problems + _text_problems(row)
 
@@ -85,6 +90,16 @@ def _expected_vector(row: dict, known: Truth) -> np.ndarray:
     if row["object"] in ("left hand", "right hand"):
         return _palm(known.joints[clip_id, last, row["object"].split()[0]]) - palm
     return known.objects[clip_id, last, row["object"]] - palm
+
+
+def _expected_start(row: dict, known: Truth) -> np.ndarray | None:
+    """Where the vector begins: the palm asked from, or where the wrist was."""
+    last = row["frames"][-1]
+    if row["task"] == "camera_movement":
+        return None
+    if row["task"] == "hand_movement":
+        return known.joints[row["clip_id"], last, row["side"]][0] - np.array(row["vector"], float)
+    return _palm(known.joints[row["clip_id"], last, row["side"]])
 
 
 def _palm(joints: np.ndarray) -> np.ndarray:
@@ -159,7 +174,8 @@ def _motion_problems(row: dict) -> list[str]:
     outside = sum(any(not low <= x <= high for x, low, high in zip(p, lows, highs, strict=True)) for p in points)
     if outside != row["num_clipped"]:
         problems.append(f"{row['num_clipped']} waypoints said to be clipped, {outside} lie outside")
-    path_m = sum(math.dist(points[i], points[i + 1]) for i in range(len(points) - 1))
+    hands = [points[0::2], points[1::2]] if row["side"] == "both" else [points]
+    path_m = max(sum(math.dist(path[i], path[i + 1]) for i in range(len(path) - 1)) for path in hands)
     if abs(path_m - row["displacement_m"]) > 1e-4:
         problems.append(f"path is {row['displacement_m']:.4f} m, its waypoints' {path_m:.4f} m")
     if (row["target_text"] is not None) != (row["task"] == "motion_translation"):

@@ -23,6 +23,7 @@ from ops.pipeline import StageContext
 from ops.rejects import ClipError, Reason
 from ops.sources import licences
 from ops.sources.base import Clip
+from ops.sources.virtual_camera import VIRTUAL, to_virtual
 from ops.store import Report, write_file, write_rejects
 from ops.video import VideoInfo, frame_times_s, probe
 
@@ -215,6 +216,8 @@ def _finished_row(context: StageContext, video: Path, shard: ShardConfig) -> dic
 def _row(video: Path, sides: list[Path], shard: ShardConfig, config: RawVideosConfig, root: Path) -> dict[str, object]:
     info = _video_info(video)
     clip = reader(shard.kind).read_clip(video, shard, config, info)
+    if config.virtual_camera:
+        clip = to_virtual(clip)
     size = (info.width, info.height) if info else _recorded_size(clip)
     return {
         "clip_id": clip.clip_id,
@@ -270,6 +273,8 @@ def read_clip(row: dict, root: Path) -> Clip:
     # a field of view assumed in params.yaml when the row was made is part of the row
     assumed = float(np.rad2deg(2 * np.arctan(camera.width / 2 / camera.fx))) if row["intrinsics"] == "assumed" else None
     clip = reader(row["kind"]).read_clip(video, shard, RawVideosConfig(assumed), info)
+    if camera == VIRTUAL != clip.camera:  # raw_videos.virtual_camera was set when the row was made
+        clip = to_virtual(clip)
     return replace(clip, clip_id=row["clip_id"], split=row["split"], camera=camera)
 
 

@@ -372,3 +372,43 @@ def test_stage_without_any_hand_or_text_writes_empty_tables(worlds, tmp_path, mo
     report = pipeline.run_stage(tmp_path, made_config(), "hand3d_action", "s")
     assert report.rows == {"action_rows": 0}
     assert report.rejects == {"no_hand_detected": 1}
+
+
+def test_both_hands_take_turns(worlds):
+    """A text for no hand in particular, with both_hands: rows of each hand, and rows of both, left first."""
+    world = worlds[0]
+    clip = dataclasses.replace(world.clip, instructions=(Instruction(0.0, 22.0, "Clap."),))
+    each, _ = parts_of([clip], made.fits([world]))
+    rows, rejected = parts_of([clip], made.fits([world]), dataclasses.replace(CONFIG, both_hands=True))
+    assert rows.filter(pl.col("side") != "both").equals(each)
+    both = rows.filter(side="both")
+    assert set(both["task"]) == set(tables.ACTION_TASKS)
+    for row in both.iter_rows(named=True):
+        points = np.array(row["waypoints"]).reshape(-1, 2, 3)
+        times_s = row["start_s"] + np.arange(len(points)) / row["waypoint_hz"]
+        for hand, side in enumerate(("left", "right")):
+            expected = [expected_waypoint(world, side, t, row["frame"]) for t in times_s]
+            np.testing.assert_allclose(points[:, hand], expected, atol=2e-5, err_msg=row["row_id"])
+        paths_m = [sum(np.linalg.norm(b - a) for a, b in pairwise(points[:, hand])) for hand in (0, 1)]
+        assert row["displacement_m"] == pytest.approx(max(paths_m), abs=1e-4)
+        assert len(row["context_tokens"]) % 6 == len(row["target_tokens"]) % 6 == 0
+        assert "two hands" in row["prompt"]
+        asked = row["context_tokens"] if row["task"] == action_rows.TRANSLATION else row["target_tokens"]
+        assert f"{len(asked) // 6}" in row["prompt"]
+    assert verify.motion_disagreements(both) == []
+    gone = frozenset((clip.clip_id, frame, "left") for frame in range(110))
+    rows, rejected = parts_of([clip], made.fits([world], gone), dataclasses.replace(CONFIG, both_hands=True))
+    assert rows.filter(pl.col("side") == "both", pl.col("start_s") < 9).is_empty()
+    assert rejected.filter(side="both", reason="hand_gap").height > 0
+
+
+def test_file_of_row_groups_reads_back(worlds, tmp_path):
+    rows, _ = build(worlds)
+    with tables.writer("action_rows", tmp_path / "parts.parquet") as append:
+        for part in rows.iter_slices(20):
+            append(part)
+        append(rows.clear())
+    assert tables.read("action_rows", tmp_path / "parts.parquet").equals(rows)
+    with tables.writer("action_rows", tmp_path / "none.parquet"):
+        pass
+    assert tables.read("action_rows", tmp_path / "none.parquet").is_empty()

@@ -105,6 +105,7 @@ def test_the_plain_twin_agrees(worlds, built):
         ("answer", lambda row: row["answer"].replace(" m.", "9 cm."), "answer says"),
         ("contact", lambda row: not row["contact"], "contact"),
         ("rotation", lambda row: [0.1, 0.2, 0.3], "rotation"),
+        ("start", lambda row: [row["start"][0], row["start"][1] + 0.001, row["start"][2]], "start"),
         ("frames", lambda row: [row["frames"][0], 5], "vector"),
     ],
 )
@@ -223,6 +224,64 @@ def test_target_already_reached_is_left_out(worlds):
     longer = dataclasses.replace(world.clip, contact=touched, instructions=whole)
     _, rejected = build([dataclasses.replace(world, clip=longer)])
     assert reasons(rejected)[Reason.TARGET_REACHED] == 5  # let go at 60, the plate touched from 62 on
+
+
+def test_what_lies_behind_the_camera_is_left_out(worlds):
+    positions = made.positions([worlds[0]])
+    place = positions["position_cam"].to_numpy().copy()
+    behind = (positions["name"] == "red cube").to_numpy() & (positions["frame"] == 20).to_numpy()
+    place[behind, 2] *= -1
+    rows, rejected = build(
+        [worlds[0]], positions.with_columns(position_cam=pl.Series(place, dtype=positions["position_cam"].dtype))
+    )
+    there = rejected.filter(reason=Reason.BEHIND_CAMERA)
+    assert there.select("frame", "detail").rows() == [(20, "red cube lies behind the camera")]
+    asked = rows.filter(pl.col("object") == "red cube")["frames"].list.last()
+    assert 20 not in asked.to_list()
+    assert 10 in asked.to_list()
+
+
+def test_more_completions_of_a_moment_show_other_frames(worlds):
+    def completions(per_moment):
+        known = facts.gather(
+            [worlds[0].clip],
+            made.fits(worlds),
+            made.calibrations(worlds),
+            made.positions(worlds),
+            1.0,
+            made.poses_of,
+            per_moment,
+        )
+        return visual.propose(known, SEED)[0].filter(task="task_completion")
+
+    one, four = completions(1), completions(4)
+    assert four.join(one, on="row_id", how="semi").equals(one)
+    moments = four.group_by(pl.col("frames").list.last(), "side").agg(pl.len(), different=pl.col("frames").n_unique())
+    assert (moments["len"] == moments["different"]).all()
+    assert dict(moments.filter(side="right").select("frames", "len").iter_rows()) == {
+        0: 1,
+        10: 2,
+        20: 3,
+        30: 4,
+        40: 4,
+        50: 4,
+    }
+    with pytest.raises(ValueError, match="give 1 to 4"):
+        completions(5)
+
+
+def test_every_row_says_how_it_was_calibrated_and_what_is_allowed(built):
+    rows, _ = built
+    with_depth = rows.filter(pl.col("object").is_in(["red cube", "blue plate"]))
+    assert set(with_depth["spread"]) == {np.float32(0.01).item()}
+    assert set(with_depth["num_omega"]) == {21}
+    assert rows.filter(~pl.col("row_id").is_in(with_depth["row_id"].implode()))["spread"].null_count() == len(
+        rows
+    ) - len(with_depth)
+    assert set(rows["intrinsics"]) == {"given"}
+    assert set(rows.select("noncommercial", "redistributable").rows()) == {(True, False)}  # unless a source says more
+    asked = rows.filter(task="task_completion")
+    assert all(row["instruction"] in row["question"] for row in asked.iter_rows(named=True))
 
 
 def test_names_in_text():
