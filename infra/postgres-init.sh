@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# One database and one role for each of the two; run once, by the image or by hand (psql's own variables: PGHOST, PGPORT).
+set -euo pipefail
+for name in dagster mlflow; do
+    variable=${name^^}_POSTGRES_PASSWORD
+    psql --quiet --no-psqlrc --username "${POSTGRES_USER:-postgres}" --dbname postgres --set ON_ERROR_STOP=1 \
+        --set name="$name" --set password="${!variable:?}" <<'SQL'
+CREATE ROLE :"name" LOGIN PASSWORD :'password';
+CREATE DATABASE :"name" OWNER :"name";
+REVOKE CONNECT ON DATABASE :"name" FROM PUBLIC;
+SQL
+done
