@@ -10,111 +10,76 @@ import numpy as np
 from numba import njit
 
 from ops.hands.arrowhead import LANES, lane_arrays, solve
+from ops.hands.fit_start import TIP_OF_FINGER, quaternion_form
 from ops.hands.mano import add_pose_offset, pose_chain, rodrigues, skin_tips
 
-TIP_OF_FINGER = (17, 18, 20, 19, 16)  # MANO21 index of the tip of index, middle, little, ring, thumb
 # MANO21 points in the solver's order: wrist and knuckles, then joints 2, 3 and tip of each finger
 POINT_ORDER = (0, 1, 4, 7, 10, 13, 2, 3, 17, 5, 6, 18, 8, 9, 20, 11, 12, 19, 14, 15, 16)
-PALM = (0, 1, 4, 7, 10, 13)  # MANO's wrist and first joint of each finger: a rigid body
 FINGER_OF_TIP = (4, 0, 1, 3, 2)  # MANO's finger of the tips thumb to little
 POSE_COLUMNS = 7  # border columns of a pose step: rotation, position, residual
 SHAPE_COLUMNS = 17  # and ten betas before the residual
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-4, 1e-9, 1e6
+DONE_STEP, RENEW_STEP = 1e-6, 0.03  # radians: a frame is done; what other fingers do to a tip is computed again
 _FLAGS = {"contract", "nsz", "arcp", "reassoc"}
 
 
 @njit(cache=True, fastmath=_FLAGS)
-def fit_poses(y, weight, rest, pose, skin, prior, theta, wrist, tau, used, tolerance, limit):
+def fit_poses(y, weight, which, rest, pose, skin, prior, theta, wrist, tau, used, tolerance, enough, limit):
     """Refine theta (n, 45), wrist (n, 3, 3), tau (n, 3) in place; returns the number of iterations a frame (n,).
 
-    y, weight: measured points (n, 21, 3), weights (n, 21). rest (21, 3), pose (5, 3, 135), skin (5, 16): keypoint
-    model of one shape. prior (15, 3, 3): quadratic cost of theta, m^2 / rad^2. used: frames to fit.
-    tolerance: decrease of the cost (m^2) below which a frame is done. limit: most iterations of a frame.
+    y, weight: measured points (n, 21, 3), weights (n, 21). which (n,): a frame's hand, index of the next four.
+    rest (m, 21, 3), pose (m, 5, 3, 135), skin (m, 5, 16): keypoint model of one shape of each of m hands.
+    prior (m, 15, 3, 3): quadratic cost of theta, m^2 / rad^2. used: frames to fit.
+    tolerance (m,): decrease of the cost (m^2) below which a frame is done. enough (m,): squared distances to the
+    points (m^2) below which it is. limit: most iterations of a frame.
     """
-    space, lanes, scratch = _workspace(), lane_arrays(POSE_COLUMNS), np.empty((9, 9, LANES))
-    curvature = _block_prior(prior)
+    space, lanes, scratch = (_workspace(), lane_arrays(POSE_COLUMNS), np.empty((9, 9, LANES), np.float32))
     has_pose = np.any(pose != 0.0)
-    damping, step, failed = lanes[4], lanes[8], lanes[9]
+    damping, step, failed, curvature = lanes[4], lanes[8], lanes[9], lanes[10]
     iterations = np.zeros(len(y), np.int64)
     frame, cost, others = np.full(LANES, -1), np.zeros(LANES), np.zeros((LANES, 5, 3))
-    new_theta, new_wrist, new_tau = np.empty(45), np.empty((3, 3)), np.empty(3)
-    queue, waiting = np.flatnonzero(used), 0
-    running = 0
+    hand = (np.empty(45), np.empty((3, 3)), np.empty(3))
+    queue, waiting, running = np.flatnonzero(used), 0, 0
     while running > 0 or waiting < len(queue):
         for lane in range(LANES):  # fill idle lanes
             if frame[lane] < 0 and waiting < len(queue):
                 n = queue[waiting]
+                m = which[n]
                 waiting, running = waiting + 1, running + 1
                 frame[lane], damping[lane] = n, FIRST_DAMPING
                 _weigh(lane, weight[n], lanes[2])
-                cost[lane] = _evaluate(
-                    theta[n],
-                    wrist[n],
-                    tau[n],
-                    y[n],
-                    weight[n],
-                    rest,
-                    pose,
-                    skin,
-                    prior,
-                    has_pose,
-                    space,
-                    others[lane],
-                    True,
-                )
-                _linearise(lane, theta[n], y[n], rest, pose, skin, prior, has_pose, space, lanes)
-        solve(lanes, curvature, scratch)
+                _curve(lane, prior[m], curvature)
+                model = (rest[m], pose[m], skin[m], prior[m])
+                start = (theta[n], wrist[n], tau[n])
+                cost[lane], misfit = _evaluate(start, y[n], weight[n], model, has_pose, space, others[lane], True)
+                _linearise(lane, theta[n], y[n], model, has_pose, space, lanes)
+        solve(lanes, scratch)
         for lane in range(LANES):
             n = frame[lane]
             if n < 0:
                 continue
+            m = which[n]
+            model = (rest[m], pose[m], skin[m], prior[m])
             iterations[n] += 1
-            done = False
-            new_cost = np.inf
+            done, new_cost, misfit, turned = False, np.inf, np.inf, 0.0
             if not failed[lane]:
-                _advance(theta[n], wrist[n], tau[n], step, lane, new_theta, new_wrist, new_tau)
-                new_cost = _evaluate(
-                    new_theta,
-                    new_wrist,
-                    new_tau,
-                    y[n],
-                    weight[n],
-                    rest,
-                    pose,
-                    skin,
-                    prior,
-                    has_pose,
-                    space,
-                    others[lane],
-                    False,
-                )
-                done = _largest(step, lane) < 1e-6
+                _advance(theta[n], wrist[n], tau[n], step, lane, hand)
+                new_cost, misfit = _evaluate(hand, y[n], weight[n], model, has_pose, space, others[lane], False)
+                turned = _largest(step, lane)
+                done = turned < DONE_STEP
             if new_cost < cost[lane]:
-                theta[n] = new_theta
-                wrist[n] = new_wrist
-                tau[n] = new_tau
-                done = done or cost[lane] - new_cost < tolerance
+                theta[n] = hand[0]
+                wrist[n] = hand[1]
+                tau[n] = hand[2]
+                done = done or cost[lane] - new_cost < tolerance[m]
                 damping[lane] = max(0.1 * damping[lane], LEAST_DAMPING)
                 cost[lane] = new_cost
-                if has_pose:
-                    cost[lane] = _evaluate(
-                        new_theta,
-                        new_wrist,
-                        new_tau,
-                        y[n],
-                        weight[n],
-                        rest,
-                        pose,
-                        skin,
-                        prior,
-                        has_pose,
-                        space,
-                        others[lane],
-                        True,
-                    )
-                    done = done and abs(cost[lane] - new_cost) < tolerance
-                if not done:
-                    _linearise(lane, new_theta, y[n], rest, pose, skin, prior, has_pose, space, lanes)
+                if iterations[n] < limit and has_pose and turned > RENEW_STEP:
+                    cost[lane], misfit = _evaluate(hand, y[n], weight[n], model, has_pose, space, others[lane], True)
+                    done = done and abs(cost[lane] - new_cost) < tolerance[m]
+                done = done or misfit < enough[m]
+                if not done and iterations[n] < limit:
+                    _linearise(lane, hand[0], y[n], model, has_pose, space, lanes)
             else:
                 damping[lane] *= 10.0
             if done or damping[lane] > MOST_DAMPING or iterations[n] >= limit:
@@ -122,29 +87,67 @@ def fit_poses(y, weight, rest, pose, skin, prior, theta, wrist, tau, used, toler
     return iterations
 
 
+@njit(cache=True)
+def place_points(which, rest, pose, skin, theta, wrist, tau, used):
+    """Fitted points (n, 21, 3) and wrist axis-angles (n, 3) of poses; NaN where not used. Arguments: `fit_poses`."""
+    space, others = _workspace(), np.empty((5, 3))
+    has_pose = np.any(pose != 0.0)
+    points, turns = np.full((len(theta), 21, 3), np.nan), np.full((len(theta), 3), np.nan)
+    nothing, zero, no_prior = np.zeros((21, 3)), np.zeros(21), np.zeros((15, 3, 3))
+    for n in np.flatnonzero(used):
+        m = which[n]
+        model = (rest[m], pose[m], skin[m], no_prior)
+        _evaluate((theta[n], wrist[n], tau[n]), nothing, zero, model, has_pose, space, others, True)
+        points[n] = space[2]
+        _rotation_vector(wrist[n], turns[n])
+    return points, turns
+
+
+@njit(cache=True)
+def _rotation_vector(R, out):
+    """Shortest axis-angle of a rotation matrix, by the quaternion w x y z's largest element."""
+    q = np.empty((4, 4))
+    quaternion_form(R.T, q)  # 4 q q^T - I, as of moments of one rotation
+    largest = 0
+    for a in range(4):
+        q[a, a] += 1.0
+        if q[a, a] > q[largest, largest]:
+            largest = a
+    sign = 1.0 if q[0, largest] >= 0.0 else -1.0
+    sine = np.sqrt(q[1, largest] ** 2 + q[2, largest] ** 2 + q[3, largest] ** 2)
+    if sine < 1e-300:
+        out[:] = 0.0
+        return
+    scale = sign * 2.0 * np.arctan2(sine, abs(q[0, largest])) / sine
+    for i in range(3):
+        out[i] = scale * q[i + 1, largest]
+
+
 @njit(cache=True, fastmath=_FLAGS)
 def shape_step(y, weight, rest, pose, skin, shape, prior, theta, wrist, tau):
-    """Normal equations (10, 10) and gradient (10,) of the betas shared by all frames, poses eliminated."""
-    space, lanes, scratch = _workspace(), lane_arrays(SHAPE_COLUMNS), np.empty((9, 9, LANES))
-    curvature = _block_prior(prior)
+    """Normal equations (10, 10) and gradient (10,) of the betas shared by all frames of one hand, poses eliminated."""
+    space, lanes, scratch = (_workspace(), lane_arrays(SHAPE_COLUMNS), np.empty((9, 9, LANES), np.float32))
     has_pose = np.any(pose != 0.0)
-    border, failed = lanes[7], lanes[9]
+    border, failed, curvature = lanes[7], lanes[9], lanes[10]
     matrix, gradient, others = np.zeros((10, 10)), np.zeros(10), np.zeros((5, 3))
+    model = (rest, pose, skin, prior)
     for start in range(0, len(y), LANES):
         count = min(LANES, len(y) - start)
         for lane in range(count):
             n = start + lane
-            _evaluate(
-                theta[n], wrist[n], tau[n], y[n], weight[n], rest, pose, skin, prior, has_pose, space, others, True
-            )
+            hand = (theta[n], wrist[n], tau[n])
+            _evaluate(hand, y[n], weight[n], model, has_pose, space, others, True)
             _shape_derivatives(shape, skin, space)
             _weigh(lane, weight[n], lanes[2])
-            _linearise(lane, theta[n], y[n], rest, pose, skin, prior, has_pose, space, lanes)
-        solve(lanes, curvature, scratch)
+            _curve(lane, prior, curvature)
+            _linearise(lane, theta[n], y[n], model, has_pose, space, lanes)
+        solve(lanes, scratch)
         for lane in range(count):
             if not failed[lane]:
-                matrix += border[6:16, 6:16, lane]
-                gradient += border[6:16, 16, lane]
+                for a in range(10):
+                    gradient[a] += border[6 + a, 16, lane]
+                    for b in range(10):
+                        matrix[a, b] += border[6 + a, 6 + b, lane]
     return matrix, gradient
 
 
@@ -164,20 +167,22 @@ def _workspace():
 
 
 @njit(cache=True)
-def _block_prior(prior):
-    blocks = np.zeros((5, 9, 9))
+def _curve(lane, prior, curvature):
     for k in range(15):
-        at = 3 * (k % 3)
-        blocks[k // 3, at : at + 3, at : at + 3] = prior[k]
-    return blocks
+        f, at = k // 3, 3 * (k % 3)
+        for a in range(3):
+            for b in range(3):
+                curvature[f, at + a, at + b, lane] = prior[k, a, b]
 
 
 @njit(cache=True, fastmath=_FLAGS)
-def _evaluate(theta, wrist, tau, y, weight, rest, pose, skin, prior, has_pose, space, others, renew):
-    """Forward pass and cost: weighted squared distances plus the prior, m^2.
+def _evaluate(hand, y, weight, model, has_pose, space, others, renew):
+    """Forward pass; weighted squared distances plus the prior, and without, m^2. hand: theta, wrist, tau.
 
     others (5, 3): offset of each tip by the other fingers' poses; written if `renew`, else read.
     """
+    theta, wrist, tau = hand
+    rest, pose, skin, prior = model
     local, world, points, posed = space[0], space[1], space[2], space[3]
     world[0] = wrist
     points[0] = tau
@@ -194,16 +199,17 @@ def _evaluate(theta, wrist, tau, y, weight, rest, pose, skin, prior, has_pose, s
                 posed[tip, i] += others[tip, i]
             add_pose_offset(local, pose[tip], own, own + 3, posed[tip])
     skin_tips(rest, posed, skin, world, points)
-    cost = 0.0
+    misfit = 0.0
     for j in range(21):
         if weight[j] > 0.0:
             for i in range(3):
-                cost += weight[j] * (points[j, i] - y[j, i]) ** 2
+                misfit += weight[j] * (points[j, i] - y[j, i]) ** 2
+    cost = misfit
     for k in range(15):
         for a in range(3):
             for b in range(3):
                 cost += prior[k, a, b] * theta[3 * k + a] * theta[3 * k + b]
-    return cost
+    return cost, misfit
 
 
 @njit(cache=True)
@@ -213,14 +219,15 @@ def _weigh(lane, weight, weights):
 
 
 @njit(cache=True, fastmath=_FLAGS)
-def _linearise(lane, theta, y, rest, pose, skin, prior, has_pose, space, lanes):
+def _linearise(lane, theta, y, model, has_pose, space, lanes):
     """Write one frame's derivatives, residuals and prior gradient into its lane, after `_evaluate`."""
+    rest, pose, skin, prior = model
     points, finger, by_beta = space[2], space[4], space[6]
     derivatives, rows, pull = lanes[0], lanes[1], lanes[3]
     last = rows.shape[1] - 1
     for place in range(21):
         j = POINT_ORDER[place]
-        x, yy, z = points[j, 0] - points[0, 0], points[j, 1] - points[0, 1], points[j, 2] - points[0, 2]
+        x, yy, z = (points[j, 0] - points[0, 0], points[j, 1] - points[0, 1], points[j, 2] - points[0, 2])
         q = 3 * place
         rows[q, 1, lane], rows[q, 2, lane], rows[q + 1, 2, lane] = z, -yy, x
         rows[q + 1, 0, lane], rows[q + 2, 0, lane], rows[q + 2, 1, lane] = -z, yy, -x
@@ -245,7 +252,7 @@ def _linearise(lane, theta, y, rest, pose, skin, prior, has_pose, space, lanes):
 @njit(cache=True, fastmath=_FLAGS)
 def _finger_derivatives(f, theta, rest, pose, skin, has_pose, space):
     """Derivatives of a finger's joints 2, 3 and tip by its nine angles: turning axis x lever."""
-    world, points, posed, derivatives, axes = space[1], space[2], space[3], space[4], space[5]
+    world, points, posed, derivatives, axes = (space[1], space[2], space[3], space[4], space[5])
     first, tip = 3 * f + 1, TIP_OF_FINGER[f] - 16
     lever, share = np.zeros(3), 0.0
     for m in range(2, -1, -1):
@@ -285,7 +292,7 @@ def _turning_axes(x, y, z, world, axes):
         b, c = 0.5 - square / 24.0, 1.0 / 6.0 - square / 120.0
     else:
         angle = np.sqrt(square)
-        b, c = (1.0 - np.cos(angle)) / square, (angle - np.sin(angle)) / (square * angle)
+        b, c = ((1.0 - np.cos(angle)) / square, (angle - np.sin(angle)) / (square * angle))
     for i in range(3):
         w0, w1, w2 = world[i, 0], world[i, 1], world[i, 2]
         along = w0 * x + w1 * y + w2 * z  # row i of W (I - b [t]x + c [t]x^2)
@@ -352,10 +359,11 @@ def _shape_derivatives(shape, skin, space):
 
 
 @njit(cache=True, fastmath=_FLAGS)
-def _advance(theta, wrist, tau, step, lane, new_theta, new_wrist, new_tau):
-    """Apply a lane's step: exp(rotation) wrist, and sums."""
+def _advance(theta, wrist, tau, step, lane, hand):
+    """Apply a lane's step, into `hand`: exp(rotation) wrist, and sums."""
+    new_theta, new_wrist, new_tau = hand
     turn = np.empty((3, 3))
-    rodrigues(step[0, lane], step[1, lane], step[2, lane], turn)
+    rodrigues(np.float64(step[0, lane]), np.float64(step[1, lane]), np.float64(step[2, lane]), turn)
     for i in range(3):
         new_tau[i] = tau[i] + step[3 + i, lane]
         for j in range(3):
@@ -370,123 +378,3 @@ def _largest(step, lane):
     for k in range(51):
         largest = max(largest, abs(step[k, lane]))
     return largest
-
-
-@njit(cache=True, fastmath=_FLAGS)
-def place_palms(y, weight, rest, wrist, tau, used):
-    """Fill wrist (n, 3, 3) and tau (n, 3): the best rigid motion of wrist and knuckles (Horn's quaternion).
-
-    A proper rotation by construction: a palm is never mirrored or flipped, though its points lie almost in a plane.
-    """
-    moment, form = np.empty((3, 3)), np.empty((4, 4))
-    for n in range(len(y)):
-        if not used[n]:
-            continue
-        total, source, target = 0.0, np.zeros(3), np.zeros(3)
-        for j in PALM:
-            total += weight[n, j]
-            for i in range(3):
-                source[i] += weight[n, j] * rest[j, i]
-                target[i] += weight[n, j] * y[n, j, i]
-        moment[:] = 0.0
-        for j in PALM:
-            for a in range(3):
-                for b in range(3):
-                    part = (rest[j, a] - source[a] / total) * (y[n, j, b] - target[b] / total)
-                    moment[a, b] += weight[n, j] * part
-        _quaternion_form(moment, form)
-        _rotation_of_largest(form, wrist[n])
-        for i in range(3):
-            tau[n, i] = target[i] / total
-            for j in range(3):
-                tau[n, i] += wrist[n, i, j] * (rest[0, j] - source[j] / total)
-
-
-@njit(cache=True, fastmath=_FLAGS)
-def _quaternion_form(m, form):
-    """Quadratic form (4, 4) that a rotation's quaternion wxyz maximises, for moments m = sum of source target^T."""
-    form[0, 0], form[1, 1] = m[0, 0] + m[1, 1] + m[2, 2], m[0, 0] - m[1, 1] - m[2, 2]
-    form[2, 2], form[3, 3] = m[1, 1] - m[0, 0] - m[2, 2], m[2, 2] - m[0, 0] - m[1, 1]
-    form[0, 1], form[0, 2], form[0, 3] = m[1, 2] - m[2, 1], m[2, 0] - m[0, 2], m[0, 1] - m[1, 0]
-    form[1, 2], form[1, 3], form[2, 3] = m[0, 1] + m[1, 0], m[2, 0] + m[0, 2], m[1, 2] + m[2, 1]
-    for a in range(4):
-        for b in range(a):
-            form[a, b] = form[b, a]
-
-
-@njit(cache=True, fastmath=_FLAGS)
-def _rotation_of_largest(form, out):
-    """Rotation matrix of the eigenvector with the largest eigenvalue, by repeated squaring of the shifted form."""
-    power, square = form.copy(), np.empty((4, 4))
-    shift = np.sqrt((form**2).sum())
-    for a in range(4):
-        power[a, a] += shift
-    for _ in range(9):
-        trace = power[0, 0] + power[1, 1] + power[2, 2] + power[3, 3]
-        for a in range(4):
-            for b in range(4):
-                value = 0.0
-                for k in range(4):
-                    value += power[a, k] * power[k, b]
-                square[a, b] = value / (trace * trace)
-        power, square = square, power
-    largest = 0
-    for a in range(1, 4):
-        if power[a, a] > power[largest, largest]:
-            largest = a
-    w, x, y, z = power[0, largest], power[1, largest], power[2, largest], power[3, largest]
-    scale = 2.0 / (w * w + x * x + y * y + z * z)
-    out[0, 0], out[0, 1], out[0, 2] = 1 - scale * (y * y + z * z), scale * (x * y - w * z), scale * (x * z + w * y)
-    out[1, 0], out[1, 1], out[1, 2] = scale * (x * y + w * z), 1 - scale * (x * x + z * z), scale * (y * z - w * x)
-    out[2, 0], out[2, 1], out[2, 2] = scale * (x * z - w * y), scale * (y * z + w * x), 1 - scale * (x * x + y * y)
-
-
-@njit(cache=True, fastmath=_FLAGS)
-def place_fingers(y, weight, rest, theta, wrist, tau, used):
-    """Fill theta by turning each bone the shortest way onto the measured one, from the knuckle outwards."""
-    local, world, points = np.empty((16, 3, 3)), np.empty((16, 3, 3)), np.empty((16, 3))
-    bone, wanted = np.empty(3), np.empty(3)
-    for n in range(len(y)):
-        if not used[n]:
-            continue
-        world[0] = wrist[n]
-        points[0] = tau[n]
-        for k in range(1, 16):
-            first = (k - 1) % 3 == 0
-            parent = 0 if first else k - 1
-            end = TIP_OF_FINGER[(k - 1) // 3] if k % 3 == 0 else k + 1
-            for i in range(3):
-                points[k, i] = points[parent, i]
-                bone[i] = rest[end, i] - rest[k, i]
-                for j in range(3):
-                    points[k, i] += world[parent, i, j] * (rest[k, j] - rest[parent, j])
-            if weight[n, end] > 0.0:
-                measured = weight[n, k] > 0.0
-                for i in range(3):
-                    wanted[i] = 0.0
-                    for j in range(3):
-                        wanted[i] += world[parent, j, i] * (y[n, end, j] - (y[n, k, j] if measured else points[k, j]))
-                _shortest_turn(bone, wanted, theta[n, 3 * k - 3 : 3 * k])
-            rodrigues(theta[n, 3 * k - 3], theta[n, 3 * k - 2], theta[n, 3 * k - 1], local[k])
-            for i in range(3):
-                for j in range(3):
-                    world[k, i, j] = (
-                        world[parent, i, 0] * local[k, 0, j]
-                        + world[parent, i, 1] * local[k, 1, j]
-                        + world[parent, i, 2] * local[k, 2, j]
-                    )
-
-
-@njit(cache=True, fastmath=_FLAGS)
-def _shortest_turn(start, end, out):
-    """Axis-angle of the smallest rotation between two directions; none for opposite or vanishing ones."""
-    x = start[1] * end[2] - start[2] * end[1]
-    y = start[2] * end[0] - start[0] * end[2]
-    z = start[0] * end[1] - start[1] * end[0]
-    sine = np.sqrt(x * x + y * y + z * z)
-    cosine = start[0] * end[0] + start[1] * end[1] + start[2] * end[2]
-    if sine < 1e-12:
-        out[:] = 0.0
-        return
-    angle = np.arctan2(sine, cosine)
-    out[0], out[1], out[2] = x * angle / sine, y * angle / sine, z * angle / sine

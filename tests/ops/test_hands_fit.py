@@ -1,17 +1,18 @@
 """The fit against known truth: clean, noisy, incomplete and hopeless joints."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ops.geometry.transforms import rotvec_to_rotmat
-from ops.hands.fit import MIN_JOINTS, HandFit, fit
+from ops.hands.fit import MIN_JOINTS, HandFit, Track, fit, fit_tracks
 from ops.hands.fit_kernel import fit_poses
 from ops.hands.joints import KNUCKLES, OPENPOSE_OF_MANO21, TIPS
 from ops.hands.mano import HandModel, load_models
 from ops.hands.shape import beta_and_noise
-from tests.ops.toy_hands import natural_poses, write_toy_models
+from tests.ops.toy_hands import natural_poses, smooth_motion, write_toy_models
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +151,9 @@ def test_small_weight_gives_way(models: dict[str, HandModel]) -> None:
     joints, (_, r, _, beta) = clip(models["right"], seed=9, n=20)
     shifted, weights = joints.copy(), np.ones((20, 21))
     shifted[:, KNUCKLES[1]] += [0, 0, 0.02]
-    full = wrist_error_deg(fit(models["right"], shifted, beta=beta), r).mean()
+    full = wrist_error_deg(fit(models["right"], shifted, beta=beta, robust=False), r).mean()
     weights[:, KNUCKLES[1]] = 0.01
-    light = wrist_error_deg(fit(models["right"], shifted, weights, beta=beta), r).mean()
+    light = wrist_error_deg(fit(models["right"], shifted, weights, beta=beta, robust=False), r).mean()
     assert full > 3
     assert light < 0.2 * full
 
@@ -190,6 +191,162 @@ def test_outlying_joint_shows_in_the_residual(models: dict[str, HandModel]) -> N
     assert result.residual_mm[7] > 5 * np.delete(result.residual_mm, 7).max()
 
 
+@pytest.mark.parametrize("noise_mm", [0.0, 3.0])
+def test_outlying_joints_pull_nothing_after_them(models: dict[str, HandModel], noise_mm: float) -> None:
+    """One joint of every second frame is 4 to 8 cm off, in fingers and palm: the others stay where they were."""
+    model, rng = models["right"], np.random.default_rng(6)
+    joints, (*_, beta) = clip(model, seed=13, n=80)
+    measured = joints + rng.normal(0, noise_mm / 1000, joints.shape)
+    rows, wrong = np.arange(0, 80, 2), rng.integers(0, 21, 40)
+    without = fit(model, measured, beta=beta)
+    offset = rng.normal(size=(40, 3))
+    measured[rows, wrong] += offset / np.linalg.norm(offset, axis=1)[:, None] * rng.uniform(0.04, 0.08, (40, 1))
+    robust, plain = fit(model, measured, beta=beta), fit(model, measured, beta=beta, robust=False)
+    others = np.ones((40, 21), bool)
+    others[np.arange(40), wrong] = False
+    moved = [1000 * np.linalg.norm(f.joints[rows] - without.joints[rows], axis=-1)[others] for f in (robust, plain)]
+    assert moved[1].mean() > 2
+    assert moved[0].mean() < (0.1 if noise_mm == 0 else 0.35) * moved[1].mean()
+    assert np.quantile(robust.trust[rows, wrong], 0.9) < 0.2, "a tip that moved as a finger bends is no outlier"
+    assert robust.trust[1::2].min() == 1, "frames without outliers are left alone"
+    untouched = 1000 * np.linalg.norm(robust.joints[1::2] - without.joints[1::2], axis=-1)
+    assert untouched.mean() < (1e-3 if noise_mm == 0 else 0.2), "the noise found in the clip rises a little"
+
+
+def test_robust_loss_changes_nothing_in_clean_or_evenly_noisy_joints(models: dict[str, HandModel]) -> None:
+    joints, (*_, beta) = clip(models["right"], seed=14)
+    for noise_m in (0.0, 3e-3):
+        measured = joints + np.random.default_rng(7).normal(0, noise_m, joints.shape)
+        robust, plain = (fit(models["right"], measured, beta=beta, robust=value) for value in (True, False))
+        np.testing.assert_array_equal(robust.theta, plain.theta)
+        assert (robust.trust == 1).all()
+
+
+# -- the temporal term
+
+
+def moving_hand(model: HandModel, seed: int, n: int = 128) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    truth = smooth_motion(np.random.default_rng(seed), n, model.side)
+    return model.joints(*truth), truth
+
+
+def test_temporal_term_lowers_the_noise_of_a_moving_hand(models: dict[str, HandModel]) -> None:
+    model = models["right"]
+    for noise_mm in (1.5, 3.0, 8.0):
+        joints, truth = moving_hand(model, seed=40)
+        measured = joints + np.random.default_rng(8).normal(0, noise_mm / 1000, joints.shape)
+        plain, smooth = fit(model, measured), fit(model, measured, smooth=True)
+        assert error_mm(smooth, joints).mean() < 0.75 * error_mm(plain, joints).mean(), noise_mm
+        errors = [
+            np.linalg.norm(model.vertices(f.theta, f.r, f.tau, f.beta) - model.vertices(*truth), axis=-1).mean()
+            for f in (smooth, plain)
+        ]
+        assert errors[0] < 0.9 * errors[1], noise_mm
+        jitter = [np.linalg.norm(np.diff(f.joints - joints, n=2, axis=0), axis=-1).mean() for f in (smooth, plain)]
+        assert jitter[0] < 0.3 * jitter[1], noise_mm
+
+
+def test_temporal_term_leaves_clean_joints_alone(models: dict[str, HandModel]) -> None:
+    joints, _ = clip(models["right"], seed=15)
+    for track in (joints, moving_hand(models["right"], seed=41)[0]):
+        plain, smooth = fit(models["right"], track), fit(models["right"], track, smooth=True)
+        np.testing.assert_array_equal(smooth.theta, plain.theta)
+
+
+def test_temporal_term_does_no_harm_to_unrelated_frames(models: dict[str, HandModel]) -> None:
+    """Frames in no order of time: their changes are larger than the noise, and stay."""
+    joints, _ = clip(models["right"], seed=16, n=128)
+    measured = joints + np.random.default_rng(9).normal(0, 3e-3, joints.shape)
+    plain, smooth = fit(models["right"], measured), fit(models["right"], measured, smooth=True)
+    assert error_mm(smooth, joints).mean() < 1.1 * error_mm(plain, joints).mean()
+
+
+def test_temporal_term_bridges_gaps_and_outliers(models: dict[str, HandModel]) -> None:
+    model = models["right"]
+    joints, _ = moving_hand(model, seed=42)
+    measured = joints + np.random.default_rng(10).normal(0, 3e-3, joints.shape)
+    reference = error_mm(fit(model, measured, smooth=True), joints).mean()
+    measured[40:44] = np.nan
+    measured[60:70, 8] = np.nan
+    measured[90, 12] += [0.06, 0, 0]
+    result = fit(model, measured, smooth=True)
+    assert not result.valid[40:44].any()
+    assert result.valid.sum() == 124
+    assert not result.observed[60:70, 8].any()
+    error = error_mm(result, joints)
+    assert np.nanmean(error) < 1.3 * reference
+    assert error[90] < 3 * reference
+    assert result.trust[90, 12] < 0.2
+
+
+def test_residual_is_to_the_measured_joints(models: dict[str, HandModel]) -> None:
+    joints, _ = moving_hand(models["right"], seed=43)
+    measured = joints + np.random.default_rng(11).normal(0, 3e-3, joints.shape)
+    result = fit(models["right"], measured, smooth=True)
+    distance = 1000 * np.linalg.norm(result.joints - measured, axis=-1).mean(axis=1)
+    np.testing.assert_allclose(result.residual_mm, distance, atol=1e-9)
+
+
+# -- both hands, many clips
+
+
+def test_both_hands_and_many_clips_in_one_solve_are_as_fitted_alone(models: dict[str, HandModel]) -> None:
+    tracks = []
+    for seed, side, n in ((50, "left", 37), (51, "right", 64), (52, "right", 5), (53, "left", 20)):
+        joints, _ = clip(models[side], seed, n)
+        noisy = joints + np.random.default_rng(seed).normal(0, 1e-3 * (seed - 50), joints.shape)
+        tracks.append(Track(models[side], noisy))
+    for track, together in zip(tracks, fit_tracks(tracks), strict=True):
+        alone = fit(track.model, track.joints)
+        for name in ("theta", "r", "tau", "beta", "joints", "residual_mm"):
+            np.testing.assert_allclose(getattr(together, name), getattr(alone, name), atol=1e-6)
+    assert fit_tracks([]) == []
+
+
+def test_clips_of_one_subject_share_a_better_shape(models: dict[str, HandModel]) -> None:
+    """Short noisy clips: the shape is one for all of them, and nearer to the truth than most have it alone."""
+    model, (*_, beta) = models["right"], natural_poses(np.random.default_rng(60), 1)
+    tracks, rng = [], np.random.default_rng(61)
+    for seed in range(12):
+        theta, r, tau, _ = natural_poses(np.random.default_rng(62 + seed), 10)
+        joints = model.joints(theta, r, tau, beta)
+        tracks.append(Track(model, joints + rng.normal(0, 3e-3, joints.shape), subject="s01"))
+    together = fit_tracks([*tracks, Track(models["left"], tracks[0].joints * [-1, 1, 1], subject="s01")])
+    shared = together[0].beta
+    assert all(np.array_equal(result.beta, shared) for result in together[:-1])
+    assert not np.array_equal(together[-1].beta, shared), "the other hand has a model and betas of its own"
+
+    def size_error(found: np.ndarray) -> float:
+        rest = [model.keypoints.rest(b[None])[0] for b in (found, beta)]
+        return 1000 * np.linalg.norm(rest[0] - rest[1] - (rest[0] - rest[1])[0], axis=-1).mean()
+
+    alone = [size_error(fit(model, track.joints).beta) for track in tracks]
+    assert size_error(shared) < 0.8 * np.mean(alone)
+
+
+def test_subject_with_two_betas_is_refused(models: dict[str, HandModel]) -> None:
+    joints, _ = clip(models["right"], seed=17, n=4)
+    tracks = [Track(models["right"], joints, beta=np.full(10, value), subject="s01") for value in (0.0, 1.0)]
+    with pytest.raises(ValueError, match="subject 's01' name different betas"):
+        fit_tracks(tracks)
+
+
+def test_every_result_names_its_hand_model(models: dict[str, HandModel]) -> None:
+    joints, _ = clip(models["right"], seed=18, n=4)
+    assert fit(models["right"], joints).hand_model == "mano"
+    assert fit(replace(models["right"], name="anny-standin"), joints).hand_model == "anny-standin"
+
+
+def test_prior_keeps_noisy_fingers_anatomical(models: dict[str, HandModel]) -> None:
+    """At 10 mm noise fingers neither twist nor bend sideways far, as they do without it."""
+    joints, _ = clip(models["right"], seed=19, n=100)
+    measured = joints + np.random.default_rng(12).normal(0, 1e-2, joints.shape)
+    theta = fit(models["right"], measured).theta.reshape(-1, 15, 3)[:, :12]
+    last_two = theta[:, [1, 2, 4, 5, 7, 8, 10, 11]]
+    assert np.quantile(np.abs(last_two[..., :2]), 0.98) < 0.5, "twist and sideways of outer finger joints, radians"
+    assert np.abs(theta[..., 2]).max() < 2.6
+
+
 def test_wrong_input_says_what_is_wanted(models: dict[str, HandModel]) -> None:
     good = np.zeros((2, 21, 3))
     with pytest.raises(ValueError, match=r"joints must have shape \(n, 21, 3\)"):
@@ -224,12 +381,16 @@ def test_derivatives_reach_the_minimum_that_a_generic_solver_finds(models: dict[
     joints, (*_, beta) = clip(model, seed=12, n=2)
     noisy = joints + np.random.default_rng(5).normal(0, 3e-3, joints.shape)
     k, order = model.keypoints, list(OPENPOSE_OF_MANO21)
-    rest, y = k.rest(beta[None])[0], np.ascontiguousarray(noisy[:, order])
+    rest, y = k.rest(beta[None]), np.ascontiguousarray(noisy[:, order])
     start = fit(model, noisy, beta=beta)
     theta, wrist, tau = start.theta.copy(), rotvec_to_rotmat(start.r), start.tau.copy()
     ridge = 1e-5
-    prior = np.tile(ridge * np.eye(3), (15, 1, 1))
-    fit_poses(y, np.ones((2, 21)), rest, k.pose, k.weights, prior, theta, wrist, tau, np.ones(2, bool), 1e-16, 50)
+    prior = np.tile(ridge * np.eye(3), (1, 15, 1, 1))
+    which, tiny = np.zeros(2, np.int64), np.full(1, 1e-16)
+    fit_poses(
+        y, np.ones((2, 21)), which, rest, k.pose[None], k.weights[None], prior, theta, wrist, tau,
+        np.ones(2, bool), tiny, tiny, 50,
+    )  # fmt: skip
     for n in range(2):
 
         def residuals(x: np.ndarray, n: int = n) -> np.ndarray:

@@ -6,6 +6,7 @@ Pose blend shapes, a hand mean, betas that bend as well as scale, tips skinned b
 from pathlib import Path
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 
 from ops.hands.joints import MANO_PARENTS, TIP_VERTICES
 
@@ -63,6 +64,20 @@ def natural_poses(rng: np.random.Generator, n: int, side: str = "right") -> tupl
     axis = quaternion[:, 1:] / np.linalg.norm(quaternion[:, 1:], axis=1, keepdims=True)
     r = axis * np.where(angle > np.pi, angle - 2 * np.pi, angle)
     return theta.reshape(n, 45), r, rng.normal(0, 0.3, (n, 3)) + np.array([0, 0, 0.5]), rng.normal(0, 1, 10)
+
+
+def smooth_motion(rng: np.random.Generator, n: int, side: str = "right", fps: float = 30.0) -> tuple[np.ndarray, ...]:
+    """theta, r, tau, beta of a hand in continuous motion: everyday reaches and grasps at 30 frames a second.
+
+    Natural poses every 0.7 s joined by splines; the wrist travels at up to 0.5 m/s or so and turns at up to 2 rad/s.
+    """
+    knots = int(np.ceil(n / fps / 0.7)) + 4
+    theta, _, _, beta = natural_poses(rng, knots, side)
+    r = rng.normal(0, 1.0, 3) + np.cumsum(rng.normal(0, 0.3, (knots, 3)), axis=0)
+    tau = np.array([0, 0, 0.5]) + np.cumsum(rng.normal(0, 0.08, (knots, 3)), axis=0)
+    times = np.arange(n) / fps / 0.7 + 1.5
+    theta, r, tau = (CubicSpline(np.arange(knots), values)(times) for values in (theta, r, tau))
+    return theta, r, tau, beta
 
 
 def _skeleton() -> tuple[np.ndarray, np.ndarray]:
