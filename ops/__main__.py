@@ -117,7 +117,9 @@ def _add_sources(sources: argparse.ArgumentParser) -> None:
     example = actions.add_parser("example", help="write a source's layout in miniature")
     example.add_argument("kind", help="reader, as `hand3d sources` lists them")
     example.add_argument("out", type=Path, metavar="OUT", help="folder to write into, new or empty")
-    for action in (check, example):
+    docs = actions.add_parser("docs", help="write sources.md and its pictures from the readers")
+    docs.add_argument("out", type=Path, metavar="DIR", help="the docs folder")
+    for action in (check, example, docs):
         action.add_argument(
             "--root", type=Path, default=argparse.SUPPRESS, help="workspace with the stand-in hand model"
         )
@@ -237,6 +239,11 @@ def _sources(options: argparse.Namespace) -> int:
     if options.action == "example":
         out = round_trip.write_new(options.kind, options.out, options.hand_model or standin)
         print(f"{out}: {options.kind} in miniature")
+        return 0
+    if options.action == "docs":
+        from ops.sources import page
+
+        print("\n".join(map(str, page.write(options.out, options.hand_model or standin))))
         return 0
     hand_model = options.hand_model and str(options.hand_model.resolve())
     shard = ShardConfig(

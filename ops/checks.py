@@ -347,6 +347,37 @@ def _gate(made: Made) -> tuple[bool, str]:
     return decision.promoted, "; ".join(decision.reasons)
 
 
+def _accept(name: str, check: str) -> Callable[[Made], tuple[bool, str]]:
+    """An acceptance check of labels (ops.sources.acceptance) on raw_videos or mano_fits, by name."""
+
+    def found(made: Made) -> tuple[bool, str]:
+        from ops.sources import artefact_checks
+
+        if name == "raw_videos":
+            measured = artefact_checks.of_clips(made.root, made.folder, made.config.raw_videos.use)
+        else:
+            measured = artefact_checks.of_fits(made.root, made.input("raw_videos"), made.folder)
+        one = measured.get(check)
+        if one is None or one.passed is None:
+            return True, "nothing here to judge by" + (f" ({one.detail})" if one else "")
+        numbers = "".join(f"{key} {value:.3g}, " for key, value in one.numbers.items())
+        return one.passed, f"{numbers}{one.detail}"
+
+    return found
+
+
+def _reader_round_trip(made: Made) -> tuple[bool, str]:
+    from ops.bootstrap import weights_dir
+    from ops.sources.round_trip import round_trip
+
+    own, standin = made.shard_config.hand_model, weights_dir(made.root) / "hand_model"
+    if own is None and not standin.is_dir():
+        return True, "no hand model to write an example with"
+    found = round_trip(made.shard_config.kind, made.root / own if own else standin)
+    numbers = "".join(f"{key} {value:.2g}, " for key, value in found.numbers.items())
+    return found.passed is not False, f"{numbers}{found.detail}"
+
+
 METRICS_FINITE = Check("metrics_finite", "No reported number is NaN or infinite.", _metrics_finite)
 SCHEMA = Check("schema", "Every table follows its schema in ops/tables.py.", _follows_schema)
 REASONS = Check(
@@ -362,10 +393,35 @@ LICENSED = (
 )  # fmt: skip
 
 SPECIAL: dict[str, tuple[Check, ...]] = {
-    "raw_videos": (Check("readable_video", "At least one video of the shard can be used.", _readable_video),),
+    "raw_videos": (
+        Check("readable_video", "At least one video of the shard can be used.", _readable_video),
+        Check("reader_round_trip", "An example in the source's layout comes back to 1e-5.", _reader_round_trip),
+        Check(
+            "camera_direction",
+            "World-to-camera poses are no camera-to-world ones.",
+            _accept("raw_videos", "camera_direction"),
+        ),
+        Check("frame_counts", "Images and labels are of the same frames.", _accept("raw_videos", "frame_counts")),
+        Check("clip_licence", "Every clip says what may be done with it.", _accept("raw_videos", "licence")),
+    ),
     "mano_fits": (
         Check("hand_sized", "99% of hands have a palm of 50 to 140 mm.", _hand_sized),
         Check("in_front_of_camera", "99% of wrists lie 0.05 to 20 m before the camera.", _in_front),
+        Check(
+            "label_hand_size",
+            "Labelled palms are 70 to 120 mm, within reach of the camera.",
+            _accept("mano_fits", "hand_size"),
+        ),
+        Check(
+            "published_joints",
+            "Labels lie within 2 px of the source's own image joints.",
+            _accept("mano_fits", "published_joints"),
+        ),
+        Check("wrist_is_tau", "tau is the wrist joint, to 0.1 mm.", _accept("mano_fits", "wrist_is_tau")),
+        Check("handedness", "Fingers bend to the palm of their own hand.", _accept("mano_fits", "handedness")),
+        Check(
+            "depth_scale", "Sensor depth at the palm is 0.8 to 1.3 of the label's.", _accept("mano_fits", "depth_scale")
+        ),
     ),
     "point_clouds": (Check("maps_readable", "Point maps open and have positive depths.", _point_maps_readable),),
     "calibrated_point_clouds": (

@@ -211,7 +211,9 @@ def _given(clip: Clip, wanted: list[int], models: dict[str, HandModel], side: st
     theta, r, tau = labels.theta[frames], labels.r[frames], labels.tau[frames]
     joints = models[side].joints(theta, r, tau, labels.beta)
     beta, count = np.broadcast_to(labels.beta, (len(frames), 10)), len(frames)
-    return Measured(side, "labels", frames, theta, r, tau, beta, joints, np.zeros(count), None, np.ones(count)), rejects
+    return Measured(
+        side, clip.hands_route, frames, theta, r, tau, beta, joints, np.zeros(count), None, np.ones(count)
+    ), rejects
 
 
 def _fitted(

@@ -137,6 +137,8 @@ class Clip:
     """Joint labels by side, of sources without MANO."""
     hand_model: Path | None = None
     """Folder with the MANO files that `hands` belong to; None = the stand-in."""
+    hands_route: str = "labels"
+    """Where `hands` come from: "labels" of the source, or the hand backend that was run on the video, "hawor"."""
     left_model: str = "own"
     """What `hands["left"]` belongs to: "own", MANO_LEFT as it is; "fixed", MANO_LEFT with its shapes turned round (smplx
     issue 48); "mirrored", MANO_RIGHT in a mirror. ops.sources.hand_models loads it."""

@@ -45,7 +45,7 @@ class HaworResult:
 
     def labels(self) -> dict[str, object]:
         """Fields of a Clip."""
-        fields = {"hands": self.hands, "hand_model": self.hand_model, "left_model": "fixed"}
+        fields = {"hands": self.hands, "hand_model": self.hand_model, "left_model": "fixed", "hands_route": "hawor"}
         return fields | ({} if self.T_cam_world is None else {"T_cam_world": self.T_cam_world})
 
 

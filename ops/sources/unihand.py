@@ -53,6 +53,7 @@ HAND_SLOTS = {
 }
 # ASSUMED: every video was warped to EgoDex's camera, the one K of the group's training configuration
 K_UNIHAND = np.array([[736.6339, 0, 960], [0, 736.6339, 540], [0, 0, 1]])
+EXAMPLE = {"camera": PinholeCamera.from_opencv(K_UNIHAND, 1920, 1080).resized(640, 360)}
 SPANS = (("from_frame", "to_frame"), ("start_frame", "end_frame"), ("dataset_from_index", "dataset_to_index"))
 TEXTS = ("instruction", "task", "tasks", "task_index")
 
