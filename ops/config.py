@@ -115,6 +115,12 @@ class CalibrationConfig:
 class Hand3DVisualConfig:
     gamma: float = 0.3
     """Direction threshold on the unit vector's components. ASSUMED: the paper names gamma, not its value."""
+    wording_url: str | None = None
+    """Server with OpenAI's chat protocol (".../v1") whose model words the rows; null = grammar templates."""
+    wording_model: str = ""
+    """Name of that model, as the server knows it; stands in every row it worded."""
+    wording_key_variable: str = ""
+    """Environment variable with the server's key; "" = it needs none."""
     completions_per_moment: int = 1
     """Task completions about one moment and hand, which differ in the frames shown (1 to 4) and the wording. The paper's
     counts cannot be reached with one: it has about 50 task completions a clip, at one frame a second."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from ops import tables
-from ops.hand3d import directions, facts, language, movements, pictures, relations
+from ops.hand3d import directions, facts, language, movements, paraphrase, pictures, relations
 from ops.hand3d.facts import Facts
 from ops.hand3d.summary import by_task
 from ops.pipeline import StageContext
@@ -29,6 +29,7 @@ def run(context: StageContext) -> Report:
     known = read_facts(context)
     candidates, rejected = propose(known, config.seed)
     rows = label(candidates, config.gamma, config.seed)
+    rows, said_by = _worded(context, rows)
     train, test = (rows.filter(split=split) for split in tables.SPLITS)
     tables.write("visual_rows", train, context.out / "visual_rows.parquet")
     tables.write("visual_rows", test, context.out / "held_out_rows.parquet")
@@ -37,10 +38,23 @@ def run(context: StageContext) -> Report:
     report.tables = {"rows by task": by_task(rows, "distance_m"), "examples": examples(rows)}
     report.pictures = _pictures(context, rows)
     report.notes = [
-        "Questions and answers come from grammar templates, not from a language model.",
+        said_by,
         f"A direction is said where its share of the unit vector exceeds gamma = {config.gamma} (ASSUMED).",
     ]
     return report
+
+
+def _worded(context: StageContext, rows: pl.DataFrame) -> tuple[pl.DataFrame, str]:
+    """Rows in a model's words where one is set, and a sentence on who worded them."""
+    config = context.config.hand3d_visual
+    if config.wording_url is None:
+        return rows, "Questions and answers come from grammar templates, not from a language model."
+    model = paraphrase.OpenAICompatible(config.wording_url, config.wording_model, config.wording_key_variable)
+    found = paraphrase.word(rows, model, context.root / "data" / ".answers")
+    return found.rows, (
+        f"Worded by {model.name}: {found.calls} calls, {found.cached} answers from the cache; {found.kept} of {len(rows)} rows "
+        "keep their templates, since the model's words did not say the row's numbers."
+    )
 
 
 def read_facts(context: StageContext) -> Facts:
