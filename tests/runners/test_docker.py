@@ -193,7 +193,8 @@ def test_inside_there_is_no_network_no_root_and_nothing_to_write(docker_runner, 
 @pytest.mark.slow
 def test_failures_in_a_container_come_back_and_leave_no_container(docker_runner, engine):
     root = docker_runner.folder
-    small = world.materialise(root, docker_runner.model_copy(update={"memory": "12m"}), "raw_videos")
+    small = runners.Docker(root=str(root), images=docker_runner.images, memory="12m")
+    small = world.materialise(root, small, "raw_videos")
     assert "left no made.json: killed (out of memory?)" in demo.failures(small)["raw_videos"]
     shutil.rmtree(root / "videos" / "one")
     (root / "videos" / "one").mkdir()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ from tests.runners import world
 IMAGE = "registry.example/hand3d-labelling@sha256:" + "a" * 64
 IMAGES = dict.fromkeys(("labelling", "training", "simulator", "orchestrator"), IMAGE)
 VERSION = "1.32"
+NEEDS_EXTRA = pytest.mark.skipif(
+    not find_spec("kubernetes") or not find_spec("kubernetes_validate"), reason="pip install 'hand3d-pipeline[k8s]'"
+)
 
 
 @pytest.fixture
@@ -37,10 +41,12 @@ def rendered(root, stage="raw_videos", shard="one", **given):
 
 def validate(spec):
     """Against the API's own schema; unknown fields are errors."""
-    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip install 'hand3d-pipeline[k8s]'")
+    import kubernetes_validate
+
     kubernetes_validate.validate(spec, VERSION, strict=True)
 
 
+@NEEDS_EXTRA
 def test_specs_hold_against_the_schema_and_unknown_fields_are_seen(root, monkeypatch):
     validate(rendered(root))
     world.materialise(root, InProcess(root=str(root)), "raw_videos")
@@ -99,7 +105,9 @@ def test_input_off_the_volume_is_refused(root, tmp_path_factory):
 def test_names_are_valid_and_differ(root):
     names = {rendered(root)["metadata"]["name"] for _ in range(3)}
     assert len(names) == 3
-    long = jobs.Job("x", "", Path("calibrated_point_clouds@A_very_long.Shard_name_of_many_letters.0123456789ab"), (), False)
+    long = jobs.Job(
+        "x", "", Path("calibrated_point_clouds@A_very_long.Shard_name_of_many_letters.0123456789ab"), (), False
+    )
     assert len(kubernetes_runner.name(long)) <= 63
     assert kubernetes_runner.name(long).replace("-", "").isalnum()
     assert kubernetes_runner.name(long).islower()
@@ -131,6 +139,7 @@ class FakeCluster(ThreadingHTTPServer):
                 (view / target).parent.mkdir(parents=True, exist_ok=True)
                 (view / target).unlink(missing_ok=True)
                 (view / target).symlink_to(source)
+        (view / "code").symlink_to(self.root / "code")  # stands for what is in the image
         (view / "data").unlink(missing_ok=True)
         (view / "data").symlink_to(data)
         words = [word.replace("/workspace", str(view)) for word in container["args"]]
@@ -192,7 +201,8 @@ class Api(BaseHTTPRequestHandler):
 @pytest.fixture
 def cluster(root, monkeypatch):
     """Starts a fake cluster of a kind; returns it and a runner that talks to it through the real client."""
-    client = pytest.importorskip("kubernetes.client", reason="pip install 'hand3d-pipeline[k8s]'")
+    from kubernetes import client
+
     servers = []
 
     def start(how):
@@ -211,6 +221,7 @@ def cluster(root, monkeypatch):
         server.shutdown()
 
 
+@NEEDS_EXTRA
 def test_a_job_gives_the_same_artefact_and_is_deleted(root, cluster):
     here = world.materialise(root, InProcess(root=str(root)), "raw_videos")
     server, runner = cluster("run")
@@ -222,6 +233,7 @@ def test_a_job_gives_the_same_artefact_and_is_deleted(root, cluster):
     assert list((root / "data" / ".scratch" / ".jobs").iterdir()) == []
 
 
+@NEEDS_EXTRA
 @pytest.mark.parametrize(
     ("how", "why"),
     [
@@ -238,6 +250,7 @@ def test_a_job_that_cannot_end_well_says_why_and_is_deleted(root, cluster, how, 
     assert not (root / "data" / "raw_videos" / "one").exists()
 
 
+@NEEDS_EXTRA
 def test_failure_comes_back_in_the_stages_words(root, cluster):
     fakes.write(root / fakes.FAIL, "raw_videos one")
     _, runner = cluster("run")
@@ -250,5 +263,7 @@ def test_failure_comes_back_in_the_stages_words(root, cluster):
 def test_the_runner_needs_python_only():
     """It loads without the kubernetes package, so that other deployments do not need it."""
     code = "import sys; import dagster_project.resources; print([m for m in ('kubernetes', 'docker', 'ray') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=world.REPOSITORY)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=world.REPOSITORY
+    )
     assert done.stdout.strip() == "[]", done.stderr
