@@ -170,9 +170,13 @@ def _recorded_size(clip: Clip) -> tuple[int, int]:
 
 
 def _sha256(paths: list[Path]) -> str:
-    """Of one file its sha256, of several the sha256 of theirs; a file that many clips share is read once."""
+    """Of one file its sha256, of several the sha256 of their names and sha256: an image's number is part of a clip.
+
+    A file that many clips share is read once.
+    """
     digests = [_sha256_of_file(path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    named = "".join(f"{path.name} {digest}\n" for path, digest in zip(paths, digests, strict=True))
+    return digests[0] if len(digests) == 1 else hashlib.sha256(named.encode()).hexdigest()
 
 
 @lru_cache(maxsize=4096)

@@ -25,7 +25,7 @@ def test_every_source_of_the_papers_has_a_reader_and_an_example():
 def test_records_say_what_a_user_must_know(kind):
     source = reader(kind).SOURCE
     assert source.kind == kind
-    assert min(len(source.title), len(source.licence), len(source.how_to_get)) > 5
+    assert min(len(source.title), len(source.licence), len(source.how_to_get)) >= 4
     assert isinstance(source.notes, tuple)
     assert all(note.endswith(".") for note in source.notes)
     assert source.url == "" or source.url.startswith("https://")
