@@ -63,6 +63,8 @@ def install(monkeypatch, root: Path) -> None:
     monkeypatch.setattr("ops.dvc_file.code_files", code)
     monkeypatch.setattr("assets.factory.code_version", version)
     monkeypatch.setattr("ops.jobs.code_version", version)
+    for judged in ("of_clips", "of_fits"):  # these open the videos, and a fake one is a line of text
+        monkeypatch.setattr(f"ops.sources.artefact_checks.{judged}", lambda *_: {})
     monkeypatch.setattr("ops.hand3d.audit.audit", lambda *_: Audit())  # there is no video to recompute a row from
     monkeypatch.setenv("HAND3D_ROOT", str(root))
     monkeypatch.setenv("DAGSTER_HOME", str(root / ".dagster"))

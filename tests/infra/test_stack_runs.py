@@ -76,7 +76,7 @@ def postgres(tmp_path_factory, processes):
     if user:
         shutil.chown(folder, "postgres", "postgres")
     (folder / "password").write_text("superpass")
-    os.chmod(folder / "password", 0o644)
+    (folder / "password").chmod(0o644)
     subprocess.run(
         [binaries / "initdb", "--pgdata", folder / "data", "--username", "postgres", "--auth", "scram-sha-256",
          "--pwfile", folder / "password", "--no-sync"],

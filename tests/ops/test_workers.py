@@ -80,7 +80,7 @@ def cluster(tmp_path_factory):
     if find_spec("ray") is None:
         pytest.skip("ray is not installed: pip install 'hand3d-pipeline[ray]'")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_raylet_start_wait_time_s"] = "120"  # before ray is imported: a busy machine needs it
+    os.environ["RAY_raylet_start_wait_time_s"] = "120"  # noqa: SIM112  Ray spells it so; read at import
     import ray
     from ray.cluster_utils import Cluster
 
