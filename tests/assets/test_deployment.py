@@ -43,7 +43,7 @@ def test_unreadable_folder_is_named_and_looked_at_again(tmp_path, monkeypatch):
     (root / "videos" / "two" / "a.mp4").unlink()
     events, known, problems = sensors.changes(settings, root, {})
     assert [event.partition for event in events] == ["one"]
-    assert problems[0].startswith("two: no video in")
+    assert problems[0].startswith("two: no clip in")
     fakes.write(root / "videos" / "two" / "b.mp4", "back")
     events, known, problems = sensors.changes(settings, root, known)
     assert [event.partition for event in events] == ["two"]
