@@ -65,6 +65,8 @@ PARTS = (
     Part("epic", "epic", "Epic-Kitchen_root", ".MP4"),
     Part("ssv2", "somethingsomethingv2", "Somethingsomething-v2_root", ".webm"),
 )
+# a published MANO_LEFT is not MANO_RIGHT in a mirror: the check with the user's own files is of the right hand
+EXAMPLE = {"sides": ("right",)}
 NO_TEXT = ("", "none", "none.", "n/a")
 
 
