@@ -200,7 +200,7 @@ def test_no_video_at_all_is_an_error_with_advice(tmp_path):
     (tmp_path / "videos").mkdir()
     with pytest.raises(ValueError, match=r"docs/sources\.md"):
         run_stage(tmp_path, config(), "raw_videos", "mine")
-    with pytest.raises(ValueError, match="there are: .*folder"):
+    with pytest.raises(ValueError, match=r"there are: .*folder"):
         run_stage(tmp_path, config(replace(SHARD, kind="nothing")), "raw_videos", "mine")
 
 
