@@ -98,9 +98,10 @@ def read_clip(video: Path, shard: ShardConfig, config: RawVideosConfig, info: Vi
     fps = float((len(all_s) - 1) / (all_s[-1] - all_s[0])) if len(all_s) > 1 else 1.0
     times_s = all_s[episode.frames] - all_s[episode.frames[0]]
     height, width = next(read_frames(source, episode.frames[:1].tolist())).rgb.shape[:2]
+    seen = [side for side in SIDES if episode.hands[side].kept.any()]
     labels = {
-        "hands": {side: _hand(episode, side) for side in SIDES} if shard.hand_model else {},
-        "joints": {} if shard.hand_model else {side: _joints(episode, side) for side in SIDES},
+        "hands": {side: _hand(episode, side) for side in seen} if shard.hand_model else {},
+        "joints": {} if shard.hand_model else {side: _joints(episode, side) for side in seen},
         "hand_model": shard.hand_model and Path(shard.hand_model),
         "left_model": "mirrored",
     }
