@@ -74,7 +74,8 @@ def clip_boxes(
 ) -> Iterator[tuple[dict, np.ndarray, list[Box], str]]:
     """(row of point_clouds, rgb, boxes, route) for each frame of a clip that has a point map."""
     frames = clouds["frame"].to_list()
-    route = "labels" if clip.objects else "grounding_dino" if detector and clip.object_names else "proposal"
+    labelled = any(thing.visible.any() for thing in clip.objects)  # a source may know poses of a thing, but no box
+    route = "labels" if labelled else "grounding_dino" if detector and clip.object_names else "proposal"
     for cloud, frame in zip(clouds.to_dicts(), clip.frames(frames) if frames else (), strict=True):
         if route == "labels":
             boxes = [(o.name, o.boxes_px[frame.index], 1.0) for o in clip.objects if o.visible[frame.index]]

@@ -60,7 +60,8 @@ def make_truth(
     T_cam_world = _camera_path(num_frames, moving, rng)
     hands = {side: _hand(side, T_cam_world, rng) for side in sides}
     thing = _object(T_cam_world, camera)
-    pictures = [_picture(camera, hands, models, thing, frame) for frame in range(num_frames)]
+    T_cam_wall = T_cam_world @ transforms.invert(T_cam_world[0])
+    pictures = [_picture(camera, hands, models, thing, T_cam_wall[frame], frame) for frame in range(num_frames)]
     joints = {s: models[s].joints(h.theta, h.r, h.tau, h.beta) for s, h in hands.items()}
     side = sides[0] if len(sides) == 1 else None
     return Truth(
@@ -74,7 +75,10 @@ def seen_by(truth: Truth, camera: PinholeCamera, T_cam_world: Float[np.ndarray, 
     T_new_old = T_cam_world @ transforms.invert(truth.T_cam_world)
     hands = {side: _moved_hand(hand, T_new_old) for side, hand in truth.hands.items()}
     things = tuple(_moved_object(thing, T_new_old, camera) for thing in truth.objects)
-    pictures = [_picture(camera, hands, truth.models, things[0], frame) for frame in range(truth.num_frames)]
+    T_cam_wall = T_cam_world @ transforms.invert(truth.T_cam_world[0])
+    pictures = [
+        _picture(camera, hands, truth.models, things[0], T_cam_wall[frame], frame) for frame in range(truth.num_frames)
+    ]
     rgb, depth_m = (np.stack([picture[k] for picture in pictures]) for k in (0, 1))
     joints = {s: truth.models[s].joints(h.theta, h.r, h.tau, h.beta) for s, h in hands.items()}
     changed = {"camera": camera, "T_cam_world": T_cam_world, "rgb": rgb, "depth_m": depth_m}
@@ -133,12 +137,17 @@ def _boxes(T_cam_obj: np.ndarray, camera: PinholeCamera) -> np.ndarray:
 
 
 def _picture(
-    camera: PinholeCamera, hands: dict[str, HandTrack], models: dict[str, HandModel], thing: ObjectTrack, frame: int
+    camera: PinholeCamera,
+    hands: dict[str, HandTrack],
+    models: dict[str, HandModel],
+    thing: ObjectTrack,
+    T_cam_wall: Float[np.ndarray, "4 4"],
+    frame: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """rgb and depth: a wall, the object's box, the hands' triangles from far to near."""
     shade = np.linspace(90, 170, camera.width).astype(np.uint8)
     rgb = np.repeat(np.repeat(shade[None, :, None], camera.height, axis=0), 3, axis=2).copy()
-    depth = np.full((camera.height, camera.width), WALL_M, np.float32)
+    depth = _wall(camera, T_cam_wall)
     x0, y0, x1, y1 = (round(float(v)) for v in thing.boxes_px[frame])
     cv2.rectangle(rgb, (x0, y0), (x1, y1), (60, 90, 170), -1)
     cv2.rectangle(depth, (x0, y0), (x1, y1), float(thing.position_cam[frame, 2]), -1)
@@ -147,6 +156,16 @@ def _picture(
         mesh = models[side].vertices(hand.theta[at], hand.r[at], hand.tau[at], hand.beta)[0]
         _paint_mesh(rgb, depth, camera, mesh.astype(np.float64), models[side].faces, SKIN[side])
     return rgb, depth
+
+
+def _wall(camera: PinholeCamera, T_cam_wall: Float[np.ndarray, "4 4"]) -> Float32[np.ndarray, "H W"]:
+    """Depth of the plane that stands WALL_M before the first camera; it stands still when the camera moves."""
+    u, v = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
+    rays = camera.unproject(np.stack([u, v], axis=-1), np.ones(u.shape))
+    normal = T_cam_wall[:3, 2]
+    towards = rays @ normal
+    z = (WALL_M + normal @ T_cam_wall[:3, 3]) / np.where(towards > 1e-3, towards, np.nan)
+    return np.where(z > 0, z, np.nan).astype(np.float32)
 
 
 def _paint_mesh(rgb, depth, camera: PinholeCamera, mesh: np.ndarray, faces: np.ndarray, colour) -> None:

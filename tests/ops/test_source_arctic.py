@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from dataclasses import replace
 
 import cv2
@@ -37,9 +38,16 @@ def truth(models):
     return replace(make_truth(models, CAMERA, num_frames=7, seed=3), name="waffleiron_use_02", subject="s07")
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, truth):
+    root = tmp_path_factory.mktemp("arctic")
+    arctic.write_example(root, truth)
+    return root
+
+
 @pytest.fixture
-def root(tmp_path, truth):
-    arctic.write_example(tmp_path, truth)
+def root(tmp_path, written):
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
