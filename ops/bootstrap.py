@@ -225,7 +225,7 @@ def _pose2sim(root: Path, config: Config) -> list[Path]:
 
 
 # ASSUMED: 60 degrees; the clip comes without intrinsics (its 88-key keyboard, 1.22 m, is a ruler to check it with)
-PIANIST_SIDE_FILE = {"fov_x_deg": 60.0, "intrinsics": "assumed", "text": "play the piano", "objects": ["piano"], "split": "train", "licence": MUSICALGESTURES.licence}  # fmt: skip
+PIANIST_SIDE_FILE = {"fov_x_deg": 60.0, "intrinsics": "assumed", "text": "play the piano", "objects": ["piano"], "split": "train", "licence": MUSICALGESTURES.licence, "redistributable": True}  # fmt: skip
 
 
 def _pianist(root: Path, config: Config) -> list[Path]:

@@ -18,9 +18,10 @@ import polars as pl
 from ops import tables, tracking
 from ops.config import BenchmarkConfig, RobotDemonstrationsConfig
 from ops.evaluation import motion, spatial
+from ops.lerobot import reader as lerobot
 from ops.models.vipa import VipaVLA
 from ops.pipeline import StageContext
-from ops.robots import drift, evaluate, lerobot, policies
+from ops.robots import drift, evaluate, policies
 from ops.robots.evaluate import Interval
 from ops.store import Report
 from ops.training import answers, data

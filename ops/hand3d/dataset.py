@@ -19,9 +19,9 @@ from ops.hand3d.release import card, frames, parts, trajectories, write
 from ops.hand3d.release.card import Release
 from ops.hand3d.release.frames import PackedFrames
 from ops.hand3d.release.parts import Part
+from ops.lerobot import writer as lerobot_writer
 from ops.pipeline import StageContext
 from ops.rejects import ClipError, Reason, Reject
-from ops.robots import lerobot_writer
 from ops.sources.manifest import read_clip
 from ops.store import Report, write_rejects
 

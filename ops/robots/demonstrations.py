@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ops.config import RobotDemonstrationsConfig
+from ops.lerobot import writer as lerobot_writer
+from ops.lerobot.writer import Episode
 from ops.pipeline import StageContext
 from ops.rejects import Reason, Reject
-from ops.robots import lerobot_writer
 from ops.robots.expert import Expert
-from ops.robots.lerobot_writer import Episode
 from ops.robots.libero import CONTROL_HZ, LiberoEnv
 from ops.store import Report, write_file, write_rejects
 

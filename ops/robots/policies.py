@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from ops.lerobot.reader import RobotDataset
 from ops.robots.expert import Expert
-from ops.robots.lerobot import RobotDataset
 from ops.robots.libero import REST, LiberoEnv
 
 

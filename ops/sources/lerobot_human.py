@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ops.config import RawVideosConfig, ShardConfig
+from ops.lerobot.reader import VERSION
+from ops.lerobot.writer import Layout, write
 from ops.rejects import ClipError, Reason, Reject
-from ops.robots.lerobot import VERSION
-from ops.robots.lerobot_writer import Layout, write
 from ops.sources.base import Clip, Instruction, Source, read_each
 from ops.sources.example import Truth
 from ops.sources.raw_video import assumed_camera, clip_id, find_up, per_file, read_json, side_of

@@ -16,6 +16,7 @@ SUBPIXELS = 64
 FOLDER_SIDE_FILE = {
     "text": "keep balance with both arms",
     "licence": "BSD-3-Clause",
+    "redistributable": True,
     "split": "train",  # four views of one performance: never in two splits
 }
 

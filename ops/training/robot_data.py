@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ops.config import build as build_config
+from ops.lerobot.reader import RobotDataset
 from ops.models.processor import TokenBatch, prompt_batch, prompt_ids
 from ops.models.tokenizer import VipaTokenizer
 from ops.models.vipa import FrameFeatures, VipaVLA
-from ops.robots.lerobot import RobotDataset
 from ops.store import write_file
 from ops.training.features import encoder_version
 

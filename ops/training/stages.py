@@ -128,7 +128,7 @@ def _held_out(
 def run_stage3(context: StageContext) -> Report:
     """Language model and action head, on robot demonstrations."""
     from ops.bootstrap import weights_dir
-    from ops.robots import lerobot
+    from ops.lerobot import reader as lerobot
     from ops.training import policy
     from ops.training.robot_data import ChunkSource, FlowObjective, settings_of
 

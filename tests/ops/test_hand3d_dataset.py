@@ -256,7 +256,7 @@ def test_lerobot_data_set_by_an_independent_reader(made):
 
 
 def test_our_own_reader_opens_it_too(made):
-    from ops.robots import lerobot
+    from ops.lerobot import reader as lerobot
 
     dataset = lerobot.read(made / "lerobot/open")
     assert (dataset.num_episodes, dataset.state.shape[1]) == (4, 51)

@@ -11,11 +11,13 @@ from scipy.spatial.transform import Rotation
 
 from ops import tables
 from ops.config import RobotDemonstrationsConfig
-from ops.robots import demonstrations, lerobot, lerobot_writer
+from ops.lerobot import reader as lerobot
+from ops.lerobot import writer as lerobot_writer
+from ops.lerobot.writer import Episode
+from ops.robots import demonstrations
 from ops.robots.drift import DriftReport
 from ops.robots.evaluate import DriftError, _finished_rows, _keep, compare, require_no_drift, score, wilson
 from ops.robots.expert import plan_grasps
-from ops.robots.lerobot_writer import Episode
 from ops.robots.libero import quat_xyzw_to_axis_angle, task_info
 from ops.robots.policies import MeanActionPolicy, Observation, RandomPolicy, ReplayPolicy
 

@@ -56,7 +56,7 @@ def test_round_trip(made, truths):
 
 def test_robots_lerobot_agrees(made, truths):
     """The robot side's own reader gives the same pictures row by row."""
-    from ops.robots.lerobot import read as read_rows
+    from ops.lerobot.reader import read as read_rows
 
     info = made / "wipe/meta/info.json"
     content = json.loads(info.read_text())

@@ -14,8 +14,8 @@ import polars as pl
 from jaxtyping import Float, Int, UInt8
 
 from ops.geometry import transforms
-from ops.robots.lerobot import ACTION_KEY, STATE_KEY
-from ops.robots.lerobot_writer import Layout
+from ops.lerobot.reader import ACTION_KEY, STATE_KEY
+from ops.lerobot.writer import Layout
 from ops.sources.base import SIDES, Clip
 from ops.tables import BOTH
 

@@ -2,7 +2,7 @@
 
 Robot demonstrations and hand trajectories alike: a Layout says which numbers a step has. Written one episode at a
 time, so memory holds one episode and the numbers of all. The layout is the one lerobot 0.4 writes; readers there and
-ops.robots.lerobot read it. PNG (`storage="image"`) keeps pixels exactly; mp4 ("video", H.264) is small.
+ops.lerobot.reader read it. PNG (`storage="image"`) keeps pixels exactly; mp4 ("video", H.264) is small.
 """
 
 import io
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, UInt8
 
-from ops.robots.lerobot import ACTION_KEY, AGE_KEY, STATE_KEY, VERSION, VIEW_KEYS
+from ops.lerobot.reader import ACTION_KEY, AGE_KEY, STATE_KEY, VERSION, VIEW_KEYS
 
 CHUNK_SIZE, DATA_FILE_MB, VIDEO_FILE_MB = 1000, 100, 200
 RAW_VIDEO_BYTES = 1e9
