@@ -77,6 +77,8 @@ class ManoFitsConfig:
     """Track even where the source has labels (to measure the tracker on the synthetic source)."""
     shape_of: str = "subject"
     """Whose hand shape is estimated from joint labels: "subject", one a person over their clips, or "clip"."""
+    smooth: bool = True
+    """Temporal term when joint labels are fitted; its strength follows from the noise found, clean ones stay as they are."""
 
     def __post_init__(self) -> None:
         if self.shape_of not in ("subject", "clip"):

@@ -19,7 +19,7 @@ from jaxtyping import Float64
 from ops import tables
 from ops.bootstrap import weights_dir
 from ops.config import ManoFitsConfig
-from ops.hands.fit import MIN_JOINTS, HandFit, fit
+from ops.hands.fit import MIN_JOINTS, HandFit, Track, fit, fit_tracks
 from ops.hands.mano import HandModel
 from ops.perception import drawing
 from ops.perception.settling import Settled, settle
@@ -143,7 +143,7 @@ def clip_fits(
     )
     try:
         if clip.has_labels and not config.ignore_labels:
-            hands, rejects = _labelled(clip, wanted, models, betas)
+            hands, rejects = _labelled(clip, wanted, models, betas, config.smooth)
         else:
             hands, rejects = _tracked(clip, wanted, config, models, landmarker)
         parts = [tables.frame("mano_fits", [])]
@@ -183,13 +183,12 @@ def _kept_or_new(
 
 
 def _labelled(
-    clip: Clip, wanted: list[int], models: dict[str, HandModel], betas: Mapping[str, np.ndarray | None]
+    clip: Clip, wanted: list[int], models: dict[str, HandModel], betas: Mapping[str, np.ndarray | None], smooth: bool
 ) -> tuple[list[Measured], list[Reject]]:
     """Every labelled hand; MANO labels go before joints of the same hand."""
     hands, rejects = [], []
     found = [_given(clip, wanted, models, side) for side in clip.hands]
-    found += [_fitted(clip, wanted, models, side, betas.get(side)) for side in clip.joints if side not in clip.hands]
-    for hand, dropped in found:
+    for hand, dropped in found + _fitted(clip, wanted, models, betas, smooth):
         hands += [hand] if len(hand.frames) else []
         rejects += dropped
     unlabelled = set(wanted) - {int(f) for hand in hands for f in hand.frames} - {reject.frame for reject in rejects}
@@ -217,14 +216,26 @@ def _given(clip: Clip, wanted: list[int], models: dict[str, HandModel], side: st
 
 
 def _fitted(
-    clip: Clip, wanted: list[int], models: dict[str, HandModel], side: str, beta: np.ndarray | None
+    clip: Clip, wanted: list[int], models: dict[str, HandModel], betas: Mapping[str, np.ndarray | None], smooth: bool
+) -> list[tuple[Measured, list[Reject]]]:
+    """MANO of the hands that have joint labels only, both in one solve; missing joints are NaN.
+
+    betas: the person's shape by side, None = estimated here. smooth: temporal term over the wanted frames.
+    """
+    frames, tracks = np.array(wanted, int), {}
+    for side, labels in clip.joints.items():
+        if side not in clip.hands:
+            joints = np.where(labels.valid[frames, None, None], labels.joints_cam[frames], np.nan)
+            tracks[side] = Track(models[side], joints, beta=betas.get(side))
+    fits = zip(tracks, fit_tracks(list(tracks.values()), smooth), strict=True)
+    return [_judged(clip, side, frames, clip.joints[side].valid[frames], fitted) for side, fitted in fits]
+
+
+def _judged(
+    clip: Clip, side: str, frames: np.ndarray, labelled: np.ndarray, fitted: HandFit
 ) -> tuple[Measured, list[Reject]]:
-    """MANO of one hand's joint labels; missing joints are NaN. beta: the person's shape, None = estimated here."""
-    labels = clip.joints[side]
-    frames = np.array([f for f in wanted if labels.valid[f]], int)
-    fitted = fit(models[side], labels.joints_cam[frames], beta=beta)
-    good = fitted.valid & (fitted.residual_mm <= MAX_RESIDUAL_MM)
-    rejects = [_bad_joints(clip, side, int(frames[i]), fitted, i) for i in np.flatnonzero(~good)]
+    good = labelled & fitted.valid & (fitted.residual_mm <= MAX_RESIDUAL_MM)
+    rejects = [_bad_joints(clip, side, int(frames[i]), fitted, i) for i in np.flatnonzero(labelled & ~good)]
     count = int(good.sum())
     return Measured(
         side, "joints", frames[good], fitted.theta[good], fitted.r[good], fitted.tau[good],

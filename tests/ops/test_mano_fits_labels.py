@@ -142,6 +142,29 @@ def test_missing_joints_and_what_fixes_no_hand(workspace, truths, folders):
     assert "4 usable joints of 21" in next(reject.detail for reject in rejects if reject.frame == 1)
 
 
+def test_noisy_joints_are_smoothed_over_time(workspace, truths, folders):
+    """One second of a hand that turns and closes, 5 mm noise: nearer to the truth with the temporal term."""
+    make(workspace, ShardConfig("dexycb", "dexycb", "dexycb"), hand_model=str(folders["a"]))
+    clip = next(iter(read_clips(workspace / "data" / "raw_videos" / "it", workspace)))
+    models, hand = load_models(folders["a"]), truths[0].hands["right"]
+    time = np.linspace(0, 1, 30)[:, None]
+    r, tau = hand.r[:1] + time * 0.3, hand.tau[:1] + time * 0.05
+    truth = models["right"].joints(hand.theta[:1] + time * 0.2, r, tau, hand.beta)
+    noisy = truth + np.random.default_rng(0).normal(0, 5e-3, truth.shape)
+    moving = replace(
+        clip, num_frames=30, times_s=time[:, 0], depth=None, joints={"right": JointTrack(noisy, np.arange(30) != 7)}
+    )
+    error_mm = {}
+    for smooth in (False, True):
+        settings = ManoFitsConfig(smooth=smooth)
+        table, _ = mano_fits.clip_fits(moving, settings, models, workspace / "none", {"right": hand.beta})
+        frames = table["frame"].to_numpy()
+        assert 7 not in frames  # what is not labelled is not made up from its neighbours
+        found = column(table, "joints_cam").reshape(-1, 21, 3)
+        error_mm[smooth] = 1000 * np.linalg.norm(found - truth[frames], axis=-1).mean()
+    assert error_mm[True] < 0.75 * error_mm[False]
+
+
 def test_mano_labels_go_before_joints_of_the_same_hand(workspace, truths, folders):
     shard = ShardConfig("dexycb", "dexycb", "dexycb", hand_model=str(folders["a"]))
     make(workspace, shard)
