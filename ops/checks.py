@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ops.config import Config, ShardConfig
 from ops.pipeline import output
@@ -269,17 +270,22 @@ def _as_listed(made: Made) -> tuple[bool, str]:
 
 
 def _all_rows_released(made: Made) -> tuple[bool, str]:
-    from ops.hand3d.release import parts
+    from ops.hand3d.release import frames, parts
 
     shards = list(made.config.shards)
     listed = parts.list_parts(
         made.input("hand3d_visual"), made.input("hand3d_action"), made.input("hand3d_test"), shards
     )
-    counts = {part.name: (part.count(), parts.num_released(made.folder, part)) for part in listed}
+    clips = frames.read_clips_table(made.input("raw_videos"), shards)
+    with TemporaryDirectory() as folder:
+        listed, _ = parts.choose(
+            listed, made.input("hand3d_visual"), made.input("hand3d_action"), clips, made.config, Path(folder)
+        )
+        counts = {part.name: (part.count(), parts.num_released(made.folder, part)) for part in listed}
     wrong = [f"{name}: {there} of {came} rows" for name, (came, there) in counts.items() if came != there]
-    return not wrong, "; ".join(
-        wrong[:5]
-    ) if wrong else f"{sum(there for _, there in counts.values())} rows, as upstream"
+    if wrong:
+        return False, "; ".join(wrong[:5])
+    return True, f"{sum(there for _, there in counts.values())} rows, all that the targets choose"
 
 
 def _only_allowed_frames(made: Made) -> tuple[bool, str]:

@@ -32,6 +32,7 @@ def run(context: StageContext) -> Report:
     clips = frames.with_rights(frames.read_clips_table(context.input("raw_videos"), shards), config)
     release = Release(config, clips)
     rows = parts.list_parts(context.input("hand3d_visual"), context.input("hand3d_action"), context.input("hand3d_test"), shards)  # fmt: skip
+    rows, chosen = parts.choose(rows, context.input("hand3d_visual"), context.input("hand3d_action"), clips, context.config, context.scratch)  # fmt: skip
     rejects = _frames(context, release, rows)
     for part in context.progress(rows, unit="part"):
         _rows(context, release, part)
@@ -40,6 +41,7 @@ def run(context: StageContext) -> Report:
     write.write_clips(clips, context.out / "parquet" / "clips.parquet")
     release.routes = _routes([context.input("mano_fits") / shard / "mano_fits.parquet" for shard in shards])
     report = Report(rows=_counts(release))
+    report.notes += chosen
     write_rejects(context.out, rejects, report)
     quality.write(context, release, report)
     card.write(release, context.out)
@@ -54,11 +56,11 @@ def _frames(context: StageContext, release: Release, rows: list[Part]) -> list[R
         return []
     for shard in context.progress(list(context.config.shards), unit="frame shard"):
         clips = release.clips.filter(shard=shard)
-        tables = [part.path for part in rows if part.shard in (shard, "all")]
-        key = [parts.stamp(*tables), clips.to_dicts(), asdict(config)]
+        shown = [part for part in rows if part.shard in (shard, "all")]
+        key = [[part.stamp() for part in shown], clips.to_dicts(), asdict(config)]
 
-        def pack(folder: Path, shard=shard, clips=clips, tables=tables) -> dict:
-            needed = frames.wanted(tables, clips["clip_id"])
+        def pack(folder: Path, shard=shard, clips=clips, shown=shown) -> dict:
+            needed = frames.wanted([part.rows() for part in shown], clips["clip_id"])
             return frames.pack(folder, shard, clips, needed, context.root, config)
 
         folder, release.frames[shard] = parts.once(context.scratch, f"frames-{shard}", key, pack)
@@ -72,7 +74,7 @@ def _rows(context: StageContext, release: Release, part: Part) -> None:
     shards = list(context.config.shards) if part.shard == "all" else [part.shard]
     clips = release.clips.filter(pl.col("shard").is_in(shards))
     packed = [context.scratch / f"frames-{shard}" for shard in shards] if release.frames else []
-    key = [parts.stamp(part.path), clips.to_dicts(), asdict(release.config), release.frames]
+    key = [part.stamp(), clips.to_dicts(), asdict(release.config), release.frames]
 
     def make(folder: Path) -> dict:
         return write.write_part(part, folder, clips, PackedFrames(packed) if packed else None, release.config)

@@ -17,11 +17,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from ops import tables
+from ops import checks, config, tables
+from ops.hand3d import sampling
 from ops.hand3d.release import card, conversations, frames, parts, write
 from ops.hand3d.release.tars import TarShards
 from ops.pipeline import output, run_stage
 from ops.sources import manifest
+from ops.stages import BY_NAME
 from ops.store import Report
 from tests.ops import release_world
 from tests.ops.release_world import SHARDS, WORLDS
@@ -411,6 +413,31 @@ def test_batches_do_not_change_the_rows(root):
     assert set(sizes[:-1]) == {7}
     assert pl.concat(part.batches(7)).equals(whole)
     assert len(whole) == part.count()
+
+
+def test_only_rows_that_the_targets_choose_are_released(root, tmp_path, upstream, monkeypatch):
+    plain = release_world.settings
+    chosen = {
+        "hand3d_visual": config.Hand3DVisualConfig(targets="paper", num_rows=12),
+        "hand3d_action": config.Hand3DActionConfig(targets="paper", num_rows=8),
+    }
+    monkeypatch.setattr(release_world, "settings", lambda **values: replace(plain(**values), **chosen))
+    release = again(root, tmp_path, conversations=False, webdataset=False, lerobot=False)
+    clips = tables.read("clips", root / "data" / "raw_videos")
+    wanted = {
+        "visual/train": sampling.visual_rows(root / "data" / "hand3d_visual", clips, chosen["hand3d_visual"]),
+        "visual/test": upstream["visual", "test"],
+        "action/train": sampling.action_rows(root / "data" / "hand3d_action", chosen["hand3d_action"]).filter(split="train"),
+        "action/test": upstream["action", "test"],
+    }  # fmt: skip
+    for name, rows in wanted.items():
+        kind, split = name.split("/")
+        found = pl.read_parquet(release / "parquet" / kind / f"{split}-*.parquet", columns=["row_id"])
+        assert sorted(found["row_id"]) == sorted(rows["row_id"]), name
+    assert 0 < len(wanted["visual/train"]) <= 12 < len(upstream["visual", "train"])
+    made = checks.Made(tmp_path, release_world.settings(), BY_NAME["hand3d_dataset"], "", Report.load(release))
+    assert checks._all_rows_released(made)[0]
+    assert not checks._all_rows_released(replace(made, config=plain()))[0]
 
 
 def test_missing_upstream_is_named(tmp_path):

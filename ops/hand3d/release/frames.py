@@ -53,11 +53,11 @@ def fitted(width: int, height: int, long_edge: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def wanted(paths: list[Path], clip_ids: pl.Series) -> pl.DataFrame:
+def wanted(rows_of: list[pl.LazyFrame], clip_ids: pl.Series) -> pl.DataFrame:
     """Distinct (clip_id, frame) that rows of the given tables name, for the given clips, sorted."""
     found = []
-    for path in paths:
-        rows = pl.scan_parquet(path).filter(pl.col("clip_id").is_in(clip_ids.implode()))
+    for table in rows_of:
+        rows = table.filter(pl.col("clip_id").is_in(clip_ids.implode()))
         if "frames" in rows.collect_schema():
             rows = rows.select("clip_id", frame="frames").explode("frame")
         found.append(rows.select("clip_id", "frame").unique().collect())

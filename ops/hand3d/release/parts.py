@@ -9,12 +9,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
 
+from ops.config import Config
+from ops.hand3d import sampling
 from ops.store import write_file
 
 BATCH_ROWS = 10_000
@@ -23,23 +25,37 @@ DONE = "done.json"
 
 @dataclass(frozen=True)
 class Part:
-    """kind: "visual" or "action". shard: a key of params.yaml, or "all" for the one test set of all shards."""
+    """kind: "visual" or "action". shard: a key of params.yaml, or "all" for the one test set of all shards.
+
+    chosen: a Parquet table of the row ids that belong to Hand3D, named by its content; None = all rows of the file.
+    """
 
     kind: str
     split: str
     shard: str
     path: Path
+    chosen: Path | None = None
 
     @property
     def name(self) -> str:
         return f"{self.kind}-{self.split}-{self.shard}"
 
+    def rows(self) -> pl.LazyFrame:
+        rows = pl.scan_parquet(self.path).filter(split=self.split)
+        if self.chosen is None:
+            return rows
+        return rows.join(pl.scan_parquet(self.chosen), on="row_id", how="semi", maintain_order="left")
+
     def count(self) -> int:
-        return pl.scan_parquet(self.path).filter(split=self.split).select(pl.len()).collect().item()
+        return self.rows().select(pl.len()).collect().item()
+
+    def stamp(self) -> list[object]:
+        """What says that the part is the same."""
+        return [*stamp(self.path), self.chosen and self.chosen.name]
 
     def batches(self, num_rows: int = BATCH_ROWS) -> Iterator[pl.DataFrame]:
         """The part's rows in their order, num_rows at a time (the last batch has fewer); read as they are needed."""
-        rows = pl.scan_parquet(self.path).filter(split=self.split)
+        rows = self.rows()
         held: list[pl.DataFrame] = []
         for batch in rows.collect_batches(chunk_size=num_rows, maintain_order=True):
             held.append(batch)
@@ -75,6 +91,28 @@ def list_parts(visual: Path, action: Path, test: Path, shards: list[str]) -> lis
     if missing:
         raise FileNotFoundError(f"{missing[0]} is missing: run hand3d_visual, hand3d_action and hand3d_test first")
     return parts
+
+
+def choose(
+    parts: list[Part], visual: Path, action: Path, clips: pl.DataFrame, config: Config, folder: Path
+) -> tuple[list[Part], list[str]]:
+    """The same parts with the rows that the targets of params.yaml choose (ops.hand3d.sampling), and what was done, in
+    words. Ids are kept in `folder`. Without targets nothing is chosen, and nothing written."""
+    made, notes = {}, []
+    if config.hand3d_visual.targets is not None or config.hand3d_visual.num_clips is not None:
+        made["visual"] = sampling.choose_visual(visual, clips, config.hand3d_visual)
+    if config.hand3d_action.targets is not None:
+        made["action"] = sampling.choose_action(action, config.hand3d_action)
+    files = {kind: _keep_ids(choice.row_id, folder, kind) for kind, choice in made.items()}
+    notes = [f"Hand3D-{kind}: {note}" for kind, choice in made.items() for note in choice.notes]
+    return [replace(p, chosen=None if p.shard == "all" else files.get(p.kind)) for p in parts], notes
+
+
+def _keep_ids(row_id: pl.DataFrame, folder: Path, kind: str) -> Path:
+    digest = hashlib.sha256("\n".join(row_id["row_id"]).encode()).hexdigest()[:16]
+    path = folder / f"chosen-{kind}-{digest}.parquet"
+    row_id.write_parquet(path)
+    return path
 
 
 def once(scratch: Path, name: str, key: object, make: Callable[[Path], dict]) -> tuple[Path, dict]:
