@@ -83,11 +83,11 @@ def materialise(root: Path, settings: config.Config) -> list[Outcome]:
 
 
 def first_lanes(due: set[tuple[str, str]], settings: config.Config) -> list[Lane]:
-    """Robot demonstrations and shards with something due, longest first: the one with the simulator, the synthetic."""
+    """Robot demonstrations and shards with something due, longest first: the simulator, tracked video, rendered labels."""
     from dagster_project.jobs import LABEL_SHARD, TRAIN_AND_SCORE
 
     lanes = [Lane(ROBOT, TRAIN_AND_SCORE, "", (ROBOT,))] if (ROBOT, "") in due else []
-    kinds = sorted(settings.shards, key=lambda shard: settings.shards[shard].kind != "synthetic")
+    kinds = sorted(settings.shards, key=lambda shard: settings.shards[shard].kind == "synthetic")
     for shard in kinds:
         assets = _with_following([stage for stage, key in due if key == shard and stage != ROBOT], partitioned=True)
         if assets:
