@@ -51,6 +51,7 @@ class Batch:
         weight: np.ndarray, which: np.ndarray, valid: np.ndarray,
     ) -> "Batch":  # fmt: skip
         """Frames with their start in closed form: palm by Procrustes, bones by their shortest turns."""
+        y, weight = np.ascontiguousarray(y), np.ascontiguousarray(weight)  # one memory order: kernels compile once
         rest = np.stack([k.rest(beta[None])[0] for k, beta in zip(models, betas, strict=True)])
         theta, tau = np.zeros((len(y), 45)), np.zeros((len(y), 3))
         wrist = np.tile(np.eye(3), (len(y), 1, 1))
@@ -63,7 +64,7 @@ class Batch:
 
     def run(self, least_noise: float, limit: int, used: np.ndarray, weight: np.ndarray) -> None:
         """Levenberg-Marquardt with priors for the noise, or for more noise than there is; poses change in place."""
-        square = np.maximum(self.noise, least_noise) ** 2
+        square, weight = np.maximum(self.noise, least_noise) ** 2, np.ascontiguousarray(weight)
         self.iterations[:] += fit_poses(
             self.y, weight, self.which, self.rest, self.pose, self.skin, self.prior * square[:, None, None, None],
             self.theta, self.wrist, self.tau, used, 0.1 * square, ENOUGH * square, limit,
