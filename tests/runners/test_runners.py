@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -195,8 +194,12 @@ def test_settings_come_from_the_environment(tmp_path, monkeypatch):
 
 def test_terminated_process_ends_at_once(root):
     """As process 1 of a container it would ignore SIGTERM, and be killed after ten seconds."""
-    script = "import time; from ops import __main__ as c; c.main = lambda _: time.sleep(60); from assets import piped; piped.main()"
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script, "--attest", "x"], cwd=world.REPOSITORY)
-    time.sleep(3)
+    script = (
+        "import time; from ops import __main__ as c; c.main = lambda _: (print('at work', flush=True), time.sleep(60)); "
+        "from assets import piped; piped.main()"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", script, "--attest", "x"]
+    process = subprocess.Popen(command, cwd=world.REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert "at work" in process.stdout.readline()  # however long the start takes
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=5) == 143
