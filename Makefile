@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 export DAGSTER_HOME := $(CURDIR)/.dagster
 export MUJOCO_GL ?= egl
+# packages are installed without bytecode: where none may be written, every process compiles what it imports anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup bootstrap demo report ui test check bench clean
 
