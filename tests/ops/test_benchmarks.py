@@ -76,6 +76,57 @@ def test_mean_position_is_over_all_training_waypoints_of_the_task():
         motion.mean_position(train, motion.PREDICTION, [LINE])
 
 
+OTHER = LINE * [1.0, -1.0, 1.0] + np.arange(10)[:, None] * np.array(
+    [-0.03, 0.0, 0.0]
+)  # the other hand's, another velocity
+
+
+def both_row(task: str, num_context: int, split: str = "test", name: str = "a") -> dict[str, object]:
+    """LINE (left) and OTHER (right) in turns; num_context waypoints of each are given."""
+    return action_row(task, np.stack([LINE, OTHER], axis=1).reshape(-1, 3), 2 * num_context, split, name) | {"side": "both"}  # fmt: skip
+
+
+def test_two_hands_go_on_each_with_its_own_velocity():
+    rows = tables.frame("action_rows", [both_row(motion.PREDICTION, 4)])
+    seen, wanted = motion.truth(rows)
+    assert (seen[0].shape, wanted[0].shape) == ((4, 2, 3), (6, 2, 3))
+    np.testing.assert_allclose(seen[0][:, 0], LINE[:4], atol=1e-7)
+    np.testing.assert_allclose(wanted[0][:, 1], OTHER[4:], atol=1e-7)
+    np.testing.assert_allclose(motion.constant_velocity(seen, wanted)[0], wanted[0], atol=1e-6)
+    stay = motion.score(motion.PREDICTION, motion.constant_position(seen, wanted), wanted)
+    steps = [np.linalg.norm([0.01, 0.02]), np.linalg.norm([0.02, 0.02])]
+    assert stay.mean_error_m == pytest.approx(np.mean(steps) * np.mean(np.arange(1, 7)), abs=1e-6)
+    assert stay.final_error_m == pytest.approx(6 * np.mean(steps), abs=1e-6)
+    assert stay.num_rows == 1
+
+
+def test_two_hands_as_a_model_says_them_are_scored_hand_by_hand(tmp_path):
+    """In turns, left first; the right hand 0.1 m off all the way: half of that in the mean, no error of shape."""
+    _, wanted = motion.truth(tables.frame("action_rows", [both_row(motion.GENERATION, 0)]))
+    said = (wanted[0] + np.array([[0.0, 0, 0], [0.1, 0, 0]])).reshape(-1, 3)
+    found = motion.score(motion.GENERATION, [said], wanted)
+    assert found.mean_error_m == pytest.approx(0.05)
+    assert found.final_error_m == pytest.approx(0.05)
+    assert found.shape_error_m == pytest.approx(0, abs=1e-12)
+    motion.draw([said], wanted, ["clap"], tmp_path / "drawn.png")
+    assert (tmp_path / "drawn.png").stat().st_size > 1000
+
+
+def test_means_of_two_hands_are_of_two_hands_where_there_are_any():
+    single, pair = action_row(motion.GENERATION, LINE + 0.1, 0, "train"), both_row(motion.GENERATION, 0, "train", "b")
+    train = tables.frame("action_rows", [single, pair])
+    _, wanted = motion.truth(train)
+    alone, together = motion.mean_motion(train, motion.GENERATION, wanted)
+    np.testing.assert_allclose(alone, LINE + 0.1, atol=1e-6)
+    np.testing.assert_allclose(together, np.stack([LINE, OTHER], axis=1), atol=1e-6)
+    place = motion.mean_position(train, motion.GENERATION, wanted)[1]
+    np.testing.assert_allclose(place[0], [LINE.mean(0), OTHER.mean(0)], atol=1e-6)
+    both = motion.mean_motion(train.head(1), motion.GENERATION, wanted)[
+        1
+    ]  # none of two hands is known: the one for each
+    np.testing.assert_allclose(both[:, 1], LINE + 0.1, atol=1e-6)
+
+
 def test_motion_of_another_length_is_refused():
     with pytest.raises(ValueError, match="equal lengths"):
         motion.score(motion.GENERATION, [LINE[:3]], [LINE])
