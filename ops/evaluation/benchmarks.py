@@ -7,9 +7,8 @@ smoke score, and says so.
 
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from ops.robots.evaluate import Interval
 from ops.store import Report
 from ops.training import answers, data
 from ops.training.base import tokenizer_of
+from ops.training.parts import one_thread
 from ops.training.stages import open_store
 
 PAPER_TRIALS = 500  # a suite
@@ -212,19 +212,6 @@ def simulator(context: StageContext, report: Report) -> None:
         f"are {PAPER_TRIALS} trials a suite of 10 tasks, which these cannot be compared with. "
         f"{protocol(config, robots.suite)} Simulator: {versions}."
     )
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread for a while."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _trials(

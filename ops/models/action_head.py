@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ops.models.dropout import Dropout
+
 
 @dataclass(frozen=True)
 class HeadConfig:
@@ -64,7 +66,7 @@ class FlowBlock(nn.Module):
         self.out = nn.Linear(width, width)
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         return self._split(self.key(memory)), self._split(self.value(memory))

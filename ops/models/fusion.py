@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ops.models.dropout import Dropout
+
 
 @dataclass(frozen=True)
 class FusionConfig:
@@ -44,7 +46,7 @@ class CrossAttentionFusion(nn.Module):
         self.attention = nn.MultiheadAttention(width, config.num_heads, batch_first=True)
         self.out = nn.Linear(width, width)
         self.norm_out = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.alpha = nn.Parameter(torch.tensor(config.alpha))
 
     def branch(self, semantic: Float[Tensor, "N V D"], spatial: Float[Tensor, "N S E"]) -> Float[Tensor, "N V D"]:

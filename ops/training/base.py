@@ -124,15 +124,15 @@ def _train(context, model, tokenizer, frames, rows, run) -> dict[str, list[loop.
     with_points = [frame for frame in frames if frame.points_cam is not None]
     pictured = [frame for frame in frames if frame.places]
     tasks = {
-        "point maps": (point_task(model, with_points, version), POINT_STEPS),
-        "picture talk": (talk_task(model, tokenizer, pictured, config, version), TALK_STEPS),
-        "reading": (reading_task(model, tokenizer, frames, rows, config, version), 1.0),
+        "point maps": (lambda: point_task(model, with_points, version), POINT_STEPS),
+        "picture talk": (lambda: talk_task(model, tokenizer, pictured, version), TALK_STEPS),
+        "reading": (lambda: reading_task(model, tokenizer, frames, rows, config, version), 1.0),
     }
     curves = {}
     for name, (task, share) in tasks.items():
         set_base_part(model, name)
         settings = replace(config, num_steps=round(config.num_steps * share))
-        curves[name] = loop.train(task, settings, context.scratch, name.replace(" ", "_"), context.progress, run)
+        curves[name] = loop.train(task(), settings, context.scratch, name.replace(" ", "_"), context.progress, run)
     model.eval()
     return curves
 
@@ -213,7 +213,8 @@ def encoder_image(model: VipaVLA, frame: LabelledFrame) -> Tensor:
 
 @dataclass(frozen=True)
 class Talk:
-    """written: (B, V) words written over the visual tokens, -1 for none; None where nothing is written anywhere."""
+    """images: (B, h, w, 3) bytes, or their kept visual tokens (B, V, D) with the words written over them: (B, V), -1
+    for none."""
 
     images: Tensor
     tokens: TokenBatch
@@ -229,10 +230,10 @@ class TalkObjective(nn.Module):
 
     def forward(self, batch: Talk) -> tuple[Tensor, int]:
         model, tokens = self.model, batch.tokens.to(self.model.device)
-        features = picture_features(model, batch.images)
         if batch.written is None:
+            features = picture_features(model, batch.images)
             return model(features, tokens.input_ids, tokens.attention_mask, tokens.labels, fuse=False)
-        visual = self._write(model.visual_tokens(features, fuse=False)[:, 0].detach(), batch.written.to(model.device))
+        visual = self._write(batch.images.to(model.device), batch.written.to(model.device))
         embeds = model.vlm.get_input_embeddings()(tokens.input_ids)
         embeds = embeds.masked_scatter((tokens.input_ids == model.layout.image)[..., None], visual)
         return model.answer_loss(embeds, tokens.attention_mask, tokens.labels)
@@ -250,7 +251,14 @@ def picture_features(model: VipaVLA, images: Tensor) -> FrameFeatures:
     return FrameFeatures(semantic[:, None], semantic.new_zeros(len(images), 1, 0, model.config.spatial.width))
 
 
-def talk_task(model, tokenizer, frames: Sequence[LabelledFrame], config: TrainConfig, version: str) -> loop.Task:
+@torch.no_grad()
+def visual_tokens(model: VipaVLA, images: Tensor, size: int = 32) -> Tensor:
+    """(N, V, D): what the language model is shown of each picture."""
+    found = [model.visual_tokens(picture_features(model, part), fuse=False)[:, 0] for part in images.split(size)]
+    return torch.cat(found)
+
+
+def talk_task(model, tokenizer, frames: Sequence[LabelledFrame], version: str) -> loop.Task:
     """Talk about the picture plane: captions, places, relations."""
     images = torch.from_numpy(np.stack([frame.rgb for frame in frames]))
 
@@ -266,8 +274,11 @@ def talk_task(model, tokenizer, frames: Sequence[LabelledFrame], config: TrainCo
 def reading_task(
     model, tokenizer, frames: Sequence[LabelledFrame], rows: pl.DataFrame, config: TrainConfig, version: str
 ) -> loop.Task:
-    """Hand3D questions with drawn answers, whose words are written over the picture: to say what visual tokens say."""
-    images = torch.from_numpy(np.stack([frame.rgb for frame in frames]))
+    """Hand3D questions with drawn answers, whose words are written over the picture: to say what visual tokens say.
+
+    All but the language model is frozen by now, so a picture's visual tokens are computed once.
+    """
+    shown = visual_tokens(model, torch.from_numpy(np.stack([frame.rgb for frame in frames])))
     drawn = [pair for k in range(DRAWS) for pair in base_data.drawn_answers(rows, config.seed + k)]
 
     def batch(items: Sequence[int], seed: int) -> Talk:
@@ -276,7 +287,7 @@ def reading_task(
         places = model.config.tokens_per_frame
         chats = [base_data.conversation_ids([pair], tokenizer, places) for pair in pairs]
         pages = np.stack([base_data.page(answer, tokenizer, places, rng) for _, answer in pairs])
-        return Talk(images[items], base_data.conversation_batch(chats, tokenizer.layout.pad), torch.from_numpy(pages))
+        return Talk(shown[items], base_data.conversation_batch(chats, tokenizer.layout.pad), torch.from_numpy(pages))
 
     return loop.Task(TalkObjective(model), batch, len(frames), version)
 

@@ -11,7 +11,10 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 from ops.config import TrainConfig
 from ops.store import write_file
 from ops.tracking import Run
+from ops.training import parts
 
 MAX_GRAD_NORM = 1.0  # ASSUMED: as Being-H0.5; the paper gives none
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -90,7 +94,8 @@ def train(
 
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
     trained = {key: value for key, value in task.objective.named_parameters() if value.requires_grad}
-    _check(task, config, trained, accelerator.num_processes)
+    on_threads = config.cpu_parts > 1 and accelerator.device.type == "cpu" and accelerator.num_processes == 1
+    _check(task, config, trained, config.cpu_parts if on_threads else accelerator.num_processes)
     if config.num_steps == 0:
         return []
     optimizer = torch.optim.AdamW(
@@ -103,11 +108,12 @@ def train(
         run.tag("resumed_at_step", len(curve))
     objective.train()
     steps = range(len(curve), config.num_steps)
-    for step in progress(steps, total=len(steps), unit="step"):
-        curve.append(_step(accelerator, objective, optimizer, trained, task, config, step))
-        _log(run if accelerator.is_main_process else None, name, curve[-1], config)
-        if (step + 1) % config.save_every == 0 and step + 1 < config.num_steps and accelerator.is_main_process:
-            state.save(trained, optimizer, curve)
+    with parts.threads(config.cpu_parts) if on_threads else nullcontext() as pool:
+        for step in progress(steps, total=len(steps), unit="step"):
+            curve.append(_step(accelerator, objective, optimizer, trained, task, config, step, pool))
+            _log(run if accelerator.is_main_process else None, name, curve[-1], config)
+            if (step + 1) % config.save_every == 0 and step + 1 < config.num_steps and accelerator.is_main_process:
+                state.save(trained, optimizer, curve)
     objective.eval()
     return curve
 
@@ -119,32 +125,56 @@ def _check(task: Task, config: TrainConfig, trained: dict[str, Tensor], num_proc
         raise ValueError("no training rows: the stage before made none; see the counts in its report.json")
     if config.batch_size % num_processes:
         raise ValueError(
-            f"batch_size {config.batch_size} cannot be cut over {num_processes} processes: choose a multiple"
+            f"batch_size {config.batch_size} cannot be cut over {num_processes} processes or parts: choose a multiple"
         )
 
 
-def _step(accelerator, objective: nn.Module, optimizer, trained, task: Task, config: TrainConfig, step: int) -> Step:
+def _step(
+    accelerator, objective: nn.Module, optimizer, trained, task: Task, config: TrainConfig, step: int, pool: ThreadPoolExecutor | None
+) -> Step:  # fmt: skip
     start = time.perf_counter()
-    rank, world = accelerator.process_index, accelerator.num_processes
-    share = config.batch_size // world
-    items = batch_indices(step, task.num_items, config.batch_size, config.seed)[rank * share : (rank + 1) * share]
     lr = learning_rate(step, config)
     for group in optimizer.param_groups:
         group["lr"] = lr
-    seed = step_seed(config.seed, step, rank)
-    torch.manual_seed(seed)  # dropout; a function of the step, so nothing has to be remembered
-    loss, num_labels = objective(task.batch(items, seed))
-    if not torch.isfinite(loss):
+    items = batch_indices(step, task.num_items, config.batch_size, config.seed)
+    backward = _on_processes if pool is None else partial(_on_threads, pool)
+    loss = backward(accelerator, objective, trained, task, config, step, items)
+    if not math.isfinite(loss):
         raise FloatingPointError(
-            f"loss is {float(loss)} at step {step}, items {items[:8]}...: look at these rows, or lower lr ({lr:.2g})"
+            f"loss is {loss} at step {step}, items {items[:8]}...: look at these rows, or lower lr ({lr:.2g})"
         )
-    total = accelerator.reduce(torch.tensor([float(loss.detach()) * num_labels, num_labels], device=loss.device), "sum")
-    # gradients are averaged over processes: weigh each process by its share of the labels
-    accelerator.backward(loss * (num_labels * world / float(total[1])))
     grad_norm = float(accelerator.clip_grad_norm_(trained.values(), MAX_GRAD_NORM))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return Step(step, float(total[0] / total[1]), lr, grad_norm, config.batch_size / (time.perf_counter() - start))
+    return Step(step, loss, lr, grad_norm, config.batch_size / (time.perf_counter() - start))
+
+
+def _on_processes(
+    accelerator, objective: nn.Module, trained, task: Task, config: TrainConfig, step: int, items: list[int]
+) -> float:
+    """Gradients of this process' share of a batch, averaged by accelerate over all; the mean loss over all labels."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    seed = step_seed(config.seed, step, rank)
+    torch.manual_seed(seed)  # dropout; a function of the step, so nothing has to be remembered
+    loss, num_labels = objective(task.batch(_cut(items, world)[rank], seed))
+    total = accelerator.reduce(torch.tensor([float(loss.detach()) * num_labels, num_labels], device=loss.device), "sum")
+    # gradients are averaged over processes: weigh each process by its share of the labels
+    accelerator.backward(loss * (num_labels * world / float(total[1])))
+    return float(total[0] / total[1])
+
+
+def _on_threads(
+    pool: ThreadPoolExecutor, _, objective: nn.Module, trained, task: Task, config: TrainConfig, step: int, items: list[int]
+) -> float:  # fmt: skip
+    """The same on threads of one process, each with the seed of the process that it stands for."""
+    seeds = [step_seed(config.seed, step, rank) for rank in range(config.cpu_parts)]
+    batches = [task.batch(share, seed) for share, seed in zip(_cut(items, len(seeds)), seeds, strict=True)]
+    return parts.backward(pool, objective, list(trained.values()), batches, seeds)
+
+
+def _cut(items: list[int], num: int) -> list[list[int]]:
+    size = len(items) // num
+    return [items[k * size : (k + 1) * size] for k in range(num)]
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ops.config import TrainConfig
+from ops.models.dropout import Dropout, drawing_from
 from ops.training import loop
 
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -25,7 +26,7 @@ class Objective(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(1)
-        self.net = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 1))
+        self.net = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), Dropout(0.3), nn.Linear(8, 1))
         self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
 
     def forward(self, batch):
@@ -45,6 +46,17 @@ def config(**changes):
 
 def losses(curve):
     return [record.loss for record in curve]
+
+
+def unequal():
+    """A task whose parts have unequal numbers of labels."""
+
+    class Unequal(Objective):
+        def forward(self, batch):
+            items = [i for i in batch[0] if i % 5]
+            return ((self.net(X[items])[:, 0] - Y[items]) ** 2).mean(), len(items)
+
+    return task(Unequal())
 
 
 class KilledError(Exception):
@@ -134,8 +146,47 @@ def test_what_cannot_be_trained_is_refused(tmp_path):
     frozen.requires_grad_(False)
     with pytest.raises(ValueError, match="set_stage"):
         loop.train(task(frozen), config(), tmp_path, "test")
+    with pytest.raises(ValueError, match="batch_size 8 cannot be cut over 3"):
+        loop.train(task(), config(cpu_parts=3), tmp_path, "test")
     with pytest.raises(ValueError, match="no training rows"):
         loop.train(loop.Task(Objective(), lambda *_: None, 0, ""), config(), tmp_path, "test")
+
+
+def test_parts_on_threads_train_as_the_whole_batch(tmp_path, monkeypatch):
+    """Without dropout, whose draws differ; labels are spread unevenly over the parts."""
+    monkeypatch.setattr(Dropout, "forward", lambda _, x: x)
+    whole, cut = unequal(), unequal()
+    expected = loop.train(whole, config(), tmp_path / "whole", "test")
+    found = loop.train(cut, config(cpu_parts=2), tmp_path / "cut", "test")
+    assert losses(found) == pytest.approx(losses(expected), rel=1e-4)
+    for ours, theirs in zip(cut.objective.parameters(), whole.objective.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_parts_on_threads_are_repeatable_and_leave_torchs_threads_as_they_were(tmp_path):
+    """Whichever thread is faster: dropout draws from its part's own generator. A killed run goes on as it would have."""
+    before = torch.get_num_threads()
+    settings = config(cpu_parts=4)
+    runs = [loop.train(task(), settings, tmp_path / str(k), "test") for k in range(3)]
+    with pytest.raises(KilledError):
+        loop.train(task(), settings, tmp_path / "killed", "test", killed_at(16))
+    runs.append(loop.train(task(), settings, tmp_path / "killed", "test"))
+    assert all(losses(run) == losses(runs[0]) for run in runs)
+    assert losses(runs[0]) != losses(loop.train(task(), config(), tmp_path / "whole", "test"))  # dropout is at work
+    assert torch.get_num_threads() == before
+
+
+def test_dropout_with_a_generator_is_torchs_own():
+    """The same masks as nn.Dropout draws from the global generator, and the same gradient."""
+    x = torch.randn(64, 7, requires_grad=True)
+    torch.manual_seed(3)
+    expected = nn.Dropout(0.3)(x)
+    with drawing_from(torch.Generator().manual_seed(3)):
+        found = Dropout(0.3)(x)
+        assert torch.equal(Dropout(0.3).eval()(x), x)
+    assert torch.allclose(found, expected)
+    assert (found == 0).any()
+    assert torch.equal(*(torch.autograd.grad(y.sum(), x)[0] for y in (found, expected)))
 
 
 @pytest.mark.slow
