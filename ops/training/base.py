@@ -33,7 +33,7 @@ from ops.training.base_data import LabelledFrame
 SYNTHETIC = "synthetic"
 EVERY_S = 0.2
 CONFIDENCE_WEIGHT = 0.2  # of -log(confidence); CUT3R's and DUSt3R's alpha
-POINT_STEPS, TALK_STEPS = 0.3, 0.2  # as shares of base_model.num_steps, which is that of reading
+POINT_STEPS, TALK_STEPS = 0.2, 0.2  # as shares of base_model.num_steps, which is that of reading
 DRAWS = 8  # answers drawn for every question
 IMAGE_ONLY_NOTE = "Base model: tiny stand-in trained here on the synthetic training clips; not InternVL3.5, not CUT3R."
 
