@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ops import registry_commands
 from ops.stages import BY_NAME, STAGES
 
 ABOUT = {
@@ -78,13 +79,7 @@ def parser() -> argparse.ArgumentParser:
     models = _command(commands, "models", _models, "architectures with their parameter counts, built without weights")
     models.add_argument("--preset", choices=["paper", "tiny"], default="paper", help="size (default: paper)")
     _command(commands, "report", _report, "write report.html from what is made")
-    lineage = _command(commands, "lineage", _lineage, "what stands behind an artefact: content, videos, code, params")
-    lineage.add_argument("stage", nargs="?", default="champion", choices=list(BY_NAME), metavar="STAGE")
-    lineage.add_argument("--shard", default="", help="a key of shards in params.yaml")
-    uses = _command(
-        commands, "uses", _uses, "what must go if a video goes: rows, checkpoints, scores, registered versions"
-    )
-    uses.add_argument("video", help="a clip_id, a video's path, the begin of its sha256, or subject:NAME")
+    registry_commands.add(commands, _command)
     dry_run = _command(
         commands, "dry-run", _dry_run, "plan Hand3D at the paper's size on made-up clips of nine sources"
     )
@@ -219,31 +214,6 @@ def _report(options: argparse.Namespace) -> None:
     from ops.report import write
 
     print(write(options.root.resolve()))
-
-
-def _lineage(options: argparse.Namespace) -> None:
-    from ops.data_version import address
-    from ops.lineage import champion_lineage
-
-    rows = champion_lineage(options.root.resolve(), address(options.stage, options.shard))
-    if not rows:
-        raise FileNotFoundError(f"dvc.lock records no {options.stage}: run `hand3d run {options.stage}` first")
-    print("\n\n".join("\n".join(f"{key:>12}: {value}" for key, value in row.items()) for row in rows))
-
-
-def _uses(options: argparse.Namespace) -> None:
-    from ops import config, withdrawal
-
-    root = options.root.resolve()
-    settings = config.load(root / "params.yaml")
-    found = withdrawal.clips(root, options.video)
-    listed = withdrawal.uses(root, found)
-    for row in found.iter_rows(named=True):
-        print(f"{row['clip_id']}  shard {row['shard']}  {row['video']}  sha256 {row['sha256'][:10]}")
-    for use in listed:
-        print(f"  {use.artefact:<40} {use.how}" + (f": {use.rows:,} of {use.of:,}" if use.of else ""))
-    for item in withdrawal.registered(root, settings.champion.model_name, listed):
-        print(f"  registered version {item.version:<21} made from it: {item.used} {item.aliases}".rstrip())
 
 
 def _sources(options: argparse.Namespace) -> int:

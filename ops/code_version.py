@@ -22,7 +22,8 @@ PLUMBING = frozenset(
     "ops." + name
     for name in [
         *("stages", "pipeline", "store", "config", "rejects", "tracking", "bootstrap", "code_version"),
-        *("data_version", "dvc_file", "artefacts", "checks", "lineage", "jobs"),
+        *("turns", "orphans"),
+        *("data_version", "dvc_file", "artefacts", "checks", "lineage", "lineage_record", "dvc_cache", "jobs"),
     ]
 )
 MODULE = re.compile(r"ops(\.\w+)+(:\w+)?")

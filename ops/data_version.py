@@ -7,12 +7,15 @@ held for the commit only (0.1 to 0.3 s), never while a stage computes.
 
 import contextlib
 import fcntl
+import io
 import os
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -34,6 +37,8 @@ IGNORE = """# left by killed runs, and what a running stage keeps for itself
 /data/**/.*.old
 """
 LOCK_WAIT_S = 120.0
+WHOLE_LOCK = "dvc.lock.whole"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def address(name: str, shard: str = "") -> str:
@@ -54,7 +59,43 @@ def prepare(root: Path) -> None:
     if weights and not (root / "data" / "weights").exists():
         (root / "data").mkdir(exist_ok=True)
         (root / "data" / "weights").symlink_to(Path(weights).absolute(), target_is_directory=True)
+    mend(root)
     dvc_file.write(root)
+
+
+def mend(root: Path) -> list[str]:
+    """Undo what a `dvc` command leaves that is killed while it writes its files in place; returns what was mended.
+
+    dvc.lock: the last whole one comes back, and what was recorded since then counts as stale; the damaged one is kept in
+    .dvc/tmp. DVC's list of running commands: it is begun anew, without which every command would be refused.
+    """
+    mended, tmp = [], root / ".dvc" / "tmp"
+    if (root / "dvc.lock").is_file() and _parsed(root / "dvc.lock") is None:
+        with _queue(root):
+            shutil.copyfile(root / "dvc.lock", tmp / "dvc.lock.damaged")
+            kept = tmp / WHOLE_LOCK
+            write_file(root / "dvc.lock", kept.read_bytes() if kept.is_file() else b"schema: '2.0'\n")
+        mended.append("dvc.lock: the last whole one is back")
+    if (tmp / "rwlock").is_file() and _parsed(tmp / "rwlock", end="}") is None:
+        (tmp / "rwlock").unlink()
+        mended.append("list of running dvc commands: begun anew")
+    for what in mended:
+        print(f"damaged by a dvc command that was killed, and mended: {what}", file=sys.stderr, flush=True)
+    return mended
+
+
+def _parsed(path: Path, end: str = "\n") -> dict | None:
+    """Content of a YAML or JSON file of DVC's; None where it was not written to its end, and nobody is writing it."""
+    for _ in range(20):
+        try:
+            text = path.read_text(encoding="utf-8")
+            content = yaml.load(text, LOADER)
+            if text.endswith(end) and isinstance(content, dict):
+                return content
+        except (OSError, ValueError, yaml.YAMLError):
+            pass  # looked at again
+        time.sleep(0.1)
+    return None
 
 
 def content_hash(root: Path, name: str, shard: str = "") -> str:
@@ -75,20 +116,46 @@ def commit(root: Path, name: str, shard: str = "") -> str:
 
     Raises TimeoutError when another process holds the repository for two minutes.
     """
-    from dvc.lock import LockError
-
-    target = address(name, shard)
+    target = _target(root, address(name, shard))
     deadline = time.monotonic() + LOCK_WAIT_S
     with _queue(root):
         while True:
             try:
                 with _repo(root) as repo:
-                    (stage,) = repo.commit(_target(root, target), force=True)
+                    (stage,) = repo.commit(target, force=True)
+                    _keep(root)
                     return stage.outs[0].hash_info.value
-            except LockError as error:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"dvc.lock could not be written for {target}: {error}") from error
-                time.sleep(0.2)
+            except _lock_error() as error:
+                _wait(deadline, f"dvc.lock could not be written for {address(name, shard)}", error)
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[Any]:
+    """The DVC repository, with its lock held: nothing is committed meanwhile, by whomever.
+
+    Raises TimeoutError when another process holds it for two minutes.
+    """
+    deadline = time.monotonic() + LOCK_WAIT_S
+    with _queue(root), _repo(root) as repo, contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(repo.lock)
+                break
+            except _lock_error() as error:
+                _wait(deadline, f"{root} is in use by DVC", error)
+        yield repo
+
+
+def _lock_error() -> type[Exception]:
+    from dvc.lock import LockError
+
+    return LockError
+
+
+def _wait(deadline: float, what: str, error: Exception) -> None:
+    if time.monotonic() > deadline:
+        raise TimeoutError(f"{what}: {error}") from error
+    time.sleep(0.2)
 
 
 def recorded(root: Path) -> dict[str, dict]:
@@ -96,7 +163,10 @@ def recorded(root: Path) -> dict[str, dict]:
     path = root / "dvc.lock"
     if not path.is_file():
         return {}
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages") or {}
+    content = _parsed(path)
+    if content is None:
+        raise ValueError(f"{path} is damaged (a dvc command was killed?): `hand3d status` puts the last whole one back")
+    return content.get("stages") or {}
 
 
 def recorded_version(root: Path, name: str, shard: str = "") -> str | None:
@@ -107,10 +177,15 @@ def recorded_version(root: Path, name: str, shard: str = "") -> str | None:
 
 def stale(root: Path, targets: list[str] | None = None) -> dict[str, str]:
     """Addresses that are missing or out of date -> why. Does not propagate: a stage is judged by what lies on disk."""
+    return {target: _why(entries) for target, entries in differences(root, targets).items()}
+
+
+def differences(root: Path, targets: list[str] | None = None) -> dict[str, list]:
+    """What DVC's status says, by address: what is missing or out of date and how, in DVC's own words."""
     with _repo(root) as repo:
         changed = repo.status(targets=targets and [_target(root, target) for target in targets])
     # DVC names stages relative to the working directory: "../workspace/dvc.yaml:mano_fits@pose2sim"
-    return {target.rsplit(":", 1)[-1]: _why(entries) for target, entries in changed.items()}
+    return {target.rsplit(":", 1)[-1]: entries for target, entries in changed.items()}
 
 
 def _target(root: Path, address: str) -> str:
@@ -144,8 +219,29 @@ def _repo(root: Path) -> Iterator:
     from dvc.repo import Repo
 
     logging.getLogger("dvc").setLevel(logging.ERROR)
+    _write_whole()
     with Repo(os.fspath(root.resolve())) as repo:
         yield repo
+
+
+def _write_whole() -> None:
+    """DVC writes dvc.lock in place, and a commit that is killed leaves half of it: in our processes it is replaced."""
+    from dvc.utils.serialize import _common
+
+    def dump(path: str, data: object, dumper: Callable, fs: object = None, **options: object) -> None:
+        text = io.StringIO()
+        dumper(data, text, **options)
+        write_file(Path(path), text.getvalue().encode())
+
+    _common._dump_data = dump
+
+
+def _keep(root: Path) -> None:
+    """A copy of dvc.lock as it is now, for `mend`."""
+    new = root / ".dvc" / "tmp" / f"{WHOLE_LOCK}.new"
+    new.unlink(missing_ok=True)
+    shutil.copyfile(root / "dvc.lock", new)
+    new.replace(root / ".dvc" / "tmp" / WHOLE_LOCK)
 
 
 @contextlib.contextmanager

@@ -242,6 +242,10 @@ def set_version_tag(root: Path, model_name: str, version: int, name: str, value:
     client(root).set_model_version_tag(model_name, str(version), name, str(value))
 
 
+def delete_version_tag(root: Path, model_name: str, version: int, name: str) -> None:
+    client(root).delete_model_version_tag(model_name, str(version), name)
+
+
 def version_run_id(root: Path, model_name: str, version: int) -> str:
     """Run that a version came from (ModelVersion.model_id is None on the sqlite store, run_id is not)."""
     return client(root).get_model_version(model_name, str(version)).run_id
@@ -260,3 +264,66 @@ def download(root: Path, model_name: str, version: int, target: Path) -> Path:
         artifact_uri=source, dst_path=str(target), tracking_uri=tracking_uri(root)
     )
     return Path(path)
+
+
+def aliases(root: Path, model_name: str) -> dict[str, int]:
+    """Alias -> version; empty where the model does not exist."""
+    mlflow = _mlflow()
+    try:
+        return {name: int(version) for name, version in client(root).get_registered_model(model_name).aliases.items()}
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+
+
+def models(root: Path) -> list[str]:
+    """Names of all registered models of the store."""
+    names, token = [], None
+    while True:
+        page = client(root).search_registered_models(page_token=token)
+        names += [model.name for model in page]
+        token = page.token
+        if not token:
+            return sorted(names)
+
+
+def exists(root: Path) -> bool:
+    """Whether there is a store to ask. Asking an embedded one that is not there would make an empty one."""
+    uri = tracking_uri(root)
+    return not uri.startswith("sqlite:") or Path(uri.removeprefix("sqlite:///")).is_file()
+
+
+@contextmanager
+def readable(root: Path) -> Iterator[None]:
+    """In the block, a registry that does not answer raises OSError that says so, within half a minute."""
+    mlflow = _mlflow()
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    if not exists(root):
+        raise FileNotFoundError(
+            f"there is no registry at {tracking_uri(root)}: nothing was registered, or it was moved"
+        )
+    try:
+        yield
+    except mlflow.exceptions.MlflowException as error:
+        said = " ".join(str(error).split())[:300]
+        raise OSError(f"the registry at {_without_secret(tracking_uri(root))} cannot be read: {said}") from error
+
+
+def keep_folder(root: Path, run_id: str, folder: Path, path: str) -> None:
+    """Keep a folder's files with a run, below `path`."""
+    client(root).log_artifacts(run_id, str(folder), path)
+
+
+def fetch(root: Path, run_id: str, path: str, target: Path) -> Path:
+    """Copy what a run keeps at `path` below `target`. Raises FileNotFoundError where it keeps nothing there."""
+    try:
+        return Path(client(root).download_artifacts(run_id, path, str(target)))
+    except (OSError, _mlflow().exceptions.MlflowException) as error:
+        said = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(f"run {run_id} does not hold {path} (any more): {said}") from error
+
+
+def _without_secret(uri: str) -> str:
+    head, at, tail = uri.rpartition("@")
+    return f"{head.split('://')[0]}://...@{tail}" if at else uri

@@ -2,6 +2,8 @@
 
 Which artefacts read it is taken from dvc.lock, how many rows they hold of it from the tables themselves. An artefact
 that only read it is listed as well: its content was decided with the video at hand, and removing the video re-makes it.
+Registered versions outlive dvc.lock: each carries the list of its clips (ops/lineage_record.py), so that one is found
+long after the video has left the folder.
 """
 
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from ops import lineage, lineage_record
 from ops.data_version import recorded
 from ops.pipeline import output
 
@@ -32,56 +35,63 @@ class Use:
 
 @dataclass(frozen=True)
 class Registered:
-    """A version in the model registry. used: "yes", or "unknown" where dvc.lock no longer describes its checkpoint."""
+    """A version in the model registry. used: "trained on it", "scored on it" (its split was not train), "no", or
+    "unknown: " and why, where no whole record was kept."""
 
     version: int
     aliases: str
     used: str
 
 
-def clips(root: Path, wanted: str) -> pl.DataFrame:
-    """Rows (shard, clip_id, video, sha256, subject) of the clips that `wanted` names: a clip_id, a video's path, the
-    first 8 or more characters of its sha256, or "subject:NAME" for all of one participant. Raises ValueError for none.
+def clips(root: Path, wanted: str, kept: Sequence[pl.DataFrame] = ()) -> pl.DataFrame:
+    """Rows (shard, clip_id, video, sha256, subject, now) of the clips that `wanted` names: a clip_id, a video's path,
+    the first 8 or more characters of its sha256, or "subject:NAME" for all of one participant. now: whether raw_videos
+    holds it still. kept: clips of registered versions, which know videos that are gone. Raises ValueError for none.
     """
     files = sorted((root / "data" / FIRST).glob("*/clips.parquet"))
-    if not files:
+    if not files and not kept:
         raise FileNotFoundError(f"{root / 'data' / FIRST} holds no clips.parquet: run `hand3d run {FIRST}` first")
     columns = ("clip_id", "video", "sha256", "subject")
-    tables = [
+    present = [
         pl.read_parquet(file, columns=list(columns)).with_columns(shard=pl.lit(file.parent.name)) for file in files
     ]
+    tables = [table.select("shard", *columns, now=pl.lit(value=True)) for table in present]
+    tables += [table.select("shard", *columns, now=pl.lit(value=False)) for table in kept]
     subject = wanted.removeprefix("subject:")
     if subject != wanted:
         rule = (pl.col("subject") == subject) & (pl.col("subject") != "")
     else:
         rule = (pl.col("clip_id") == wanted) | (pl.col("video") == wanted)
         rule |= pl.col("sha256").str.starts_with(wanted) & (len(wanted) >= MIN_SHA)
-    found = pl.concat(tables).filter(rule)
+    found = pl.concat(tables).filter(rule).unique(["shard", "clip_id", "sha256"], keep="first", maintain_order=True)
     if found.is_empty():
         raise ValueError(
             f"no clip of {FIRST} is named {wanted!r}: give a clip_id, a video's path, {MIN_SHA} or more characters of "
             f"its sha256, or subject:NAME, as `data/{FIRST}/<shard>/clips.parquet` has them"
         )
-    return found.select("shard", *columns)
+    return found
 
 
 def uses(root: Path, found: pl.DataFrame) -> list[Use]:
     """Every artefact that the clips went into, nearest first. found: from `clips`."""
     lock, wanted = recorded(root), found["clip_id"].unique().to_list()
     starts = [f"{FIRST}@{shard}" for shard in found["shard"].unique(maintain_order=True)]
-    return [_use(root, address, lock[address], wanted) for address in downstream(lock, starts)]
+    edges = lineage.links(root, lock, lineage.shards_of(root))
+    return [_use(root, address, lock[address], wanted) for address in downstream(lock, starts, edges)]
 
 
-def downstream(lock: dict[str, dict], starts: Sequence[str]) -> list[str]:
-    """`starts` and every address of dvc.lock that was made from them, each after one that it was made from."""
+def downstream(lock: lineage.Lock, starts: Sequence[str], edges: Sequence[lineage.Link]) -> list[str]:
+    """`starts` and every address of dvc.lock that was made from them, each after one that it was made from. An input
+    that was made again since counts: an earlier state of it was read."""
+    readers: dict[str, list[str]] = {}
+    for edge in edges:
+        readers.setdefault(edge.maker, []).append(edge.reader)
     queue, seen = [start for start in starts if start in lock], []
     while queue:
         address = queue.pop(0)
-        if address in seen:
-            continue
-        seen.append(address)
-        made = [out["path"] for out in lock[address]["outs"]]
-        queue += [name for name, entry in lock.items() if any(_reads(entry, path) for path in made)]
+        if address not in seen:
+            seen.append(address)
+            queue += readers.get(address, [])
     return seen
 
 
@@ -99,26 +109,36 @@ def rows_of(folder: Path, wanted: Sequence[str]) -> tuple[int, int, bool]:
     return mine, total, there
 
 
-def registered(root: Path, model_name: str, used: Sequence[Use]) -> list[Registered]:
-    """Versions of the registered policy whose checkpoint is among `used`, and those of which it can no longer be told."""
+def registered(root: Path, model_name: str, found: pl.DataFrame) -> list[Registered]:
+    """Every version of the registered policy, and whether the clips went into it, by the bytes of their videos."""
     from ops import tracking
 
-    content = {use.content for use in used if use.artefact == "posttrained_policies"}
-    if not content:
-        return []
-    marks = {tracking.get_alias(root, model_name, alias): alias for alias in ("champion", "challenger")}
-    found = []
-    for version in tracking.versions(root, model_name):
-        known = tracking.version_tags(root, model_name, version).get("dvc_md5") in content
-        found.append(Registered(version, marks.get(version, ""), "yes" if known else "unknown"))
-    return found
+    marks: dict[int, list[str]] = {}
+    for alias, version in tracking.aliases(root, model_name).items():
+        marks.setdefault(version, []).append(alias)
+    return [
+        Registered(version, " ".join(sorted(marks.get(version, []))), used(record, found))
+        for version in tracking.versions(root, model_name)
+        for record in [lineage_record.of_version(root, model_name, version)]
+    ]
 
 
-def _reads(entry: dict, path: str) -> bool:
-    return any(
-        Path(path).is_relative_to(dep["path"]) or Path(dep["path"]).is_relative_to(path)
-        for dep in entry.get("deps", [])
-    )
+def used(record: lineage_record.Record | None, found: pl.DataFrame) -> str:
+    """As Registered.used, for one version's record."""
+    if record is None:
+        return "unknown: it was registered without a record of its lineage"
+    mine = record.clips.filter(pl.col("sha256").is_in(found["sha256"].to_list()))
+    if mine.is_empty():
+        return f"unknown: {'; '.join(record.gaps)}" if record.gaps else "no"
+    return "trained on it" if "train" in mine["split"].to_list() else "scored on it"
+
+
+def kept_clips(root: Path, model_name: str) -> list[pl.DataFrame]:
+    """Clips of every registered version that has a record."""
+    from ops import tracking
+
+    records = (lineage_record.of_version(root, model_name, version) for version in tracking.versions(root, model_name))
+    return [record.clips for record in records if record is not None]
 
 
 def _use(root: Path, address: str, entry: dict, wanted: Sequence[str]) -> Use:

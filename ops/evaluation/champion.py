@@ -15,6 +15,7 @@ import yaml
 from ops import config, tables, tracking
 from ops.code_version import git_commit
 from ops.data_version import recorded_version
+from ops.evaluation import registry
 from ops.pipeline import StageContext
 from ops.store import Report
 
@@ -158,22 +159,36 @@ def _register_and_judge(
         reasons = judge(rule, trials)
         if before is not None and before != version:
             reasons += against_champion(rule, score, tasks, before, tracking.version_tags(root, name, before))
+        reasons += _rolled_back(root, name, version)
         promoted = not reasons
         tags = {"gate": "passed" if promoted else "refused", "score_name": rule.score, "tasks": tasks}
         tags |= {"score_mean": score.mean, "score_low": score.low, "num_trials": score.num}
         for key, value in tags.items():
             tracking.set_version_tag(root, name, version, key, value)
         if promoted:
+            if tracking.get_alias(root, name, "champion") != before:
+                raise ValueError(
+                    f"the champion of {name} was changed while version {version} was judged: run this again"
+                )
             tracking.set_alias(root, name, "champion", version)
             reasons = [f"met every rule of {RULE_FILE}"]
         elif before == version:  # scored again, and no longer good enough
             tracking.delete_alias(root, name, "champion")
             reasons.append(f"version {version} was the champion and is none any more")
+        if not (promoted and before == version):  # the champion, judged again and found good: nothing happened
+            kind = registry.PROMOTED if promoted else registry.FELL if before == version else registry.REFUSED
+            registry.note(root, name, kind, version, before, "; ".join(reasons))
     finally:
         tracking.delete_alias(root, name, "challenger")
     after = tracking.get_alias(root, name, "champion")
     values = {key: asdict(value) for key, value in scores.items()}
     return Decision(promoted, reasons, name, version, before, after, values, asdict(rule))
+
+
+def _rolled_back(root: Path, name: str, version: int) -> list[str]:
+    """A person took this version out; the rule alone does not bring it back."""
+    why = tracking.version_tags(root, name, version).get(registry.WITHDRAWN)
+    return [f"version {version} was rolled back ({why}); `hand3d rollback --to {version}` lifts that"] if why else []
 
 
 def _candidate(context: StageContext, name: str) -> int:

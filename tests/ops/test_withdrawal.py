@@ -5,40 +5,26 @@ import pytest
 
 from ops import artefacts, config, data_version, withdrawal
 from ops.__main__ import main
+from ops.lineage import Link
 from ops.stages import STAGES
 from tests.assets import fakes
 
 
-def lock(**made_from):
-    """dvc.lock with an artefact a name, made from the paths given."""
-    return {
-        name.replace("_at_", "@"): {
-            "outs": [{"path": f"data/{name.replace('_at_', '/')}", "md5": f"{name}.dir"}],
-            "deps": [{"path": path} for path in paths],
-        }
-        for name, paths in made_from.items()
-    }
+def edges(**made_from):
+    """Links reader -> makers, by name; "_at_" for "@"."""
+    return [
+        Link(reader.replace("_at_", "@"), maker, exact=True) for reader, makers in made_from.items() for maker in makers
+    ]
 
 
 def test_downstream_is_what_was_made_from_it_and_nothing_beside():
-    entries = lock(
-        raw_videos_at_one=["videos/one", "ops/a.py"],
-        raw_videos_at_two=["videos/two", "ops/a.py"],
-        fits_at_one=["data/raw_videos/one"],
-        fits_at_two=["data/raw_videos/two"],
-        robot=[],
-        policy=["data/fits", "data/robot"],
+    found = edges(
+        fits_at_one=["raw_videos@one"], fits_at_two=["raw_videos@two"], policy=["fits@one", "fits@two", "robot"]
     )
-    assert withdrawal.downstream(entries, ["raw_videos@one"]) == ["raw_videos@one", "fits@one", "policy"]
-    assert withdrawal.downstream(entries, ["robot"]) == ["robot", "policy"]
-    assert withdrawal.downstream(entries, ["never made"]) == []
-
-
-def test_a_shard_whose_name_begins_like_anothers_is_another():
-    entries = lock(
-        raw_videos_at_a=[], raw_videos_at_ab=[], fits_at_a=["data/raw_videos/a"], fits_at_ab=["data/raw_videos/ab"]
-    )
-    assert withdrawal.downstream(entries, ["raw_videos@a"]) == ["raw_videos@a", "fits@a"]
+    lock = {name: {} for name in ("raw_videos@one", "raw_videos@two", "fits@one", "fits@two", "robot", "policy")}
+    assert withdrawal.downstream(lock, ["raw_videos@one"], found) == ["raw_videos@one", "fits@one", "policy"]
+    assert withdrawal.downstream(lock, ["robot"], found) == ["robot", "policy"]
+    assert withdrawal.downstream(lock, ["never made"], found) == []
 
 
 def test_rows_are_counted_in_every_table_that_names_clips(tmp_path):
