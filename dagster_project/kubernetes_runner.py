@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 
 from assets.handles import StageRunner
-from dagster_project.runners import ENTRY, attested_or_died, pinned
+from dagster_project.runners import ENTRY, attested_or_died, on_cluster, pinned, workers_variables
 from ops import artefacts, jobs
 from ops.artefacts import Artefact
 from ops.stages import BY_NAME
@@ -68,7 +68,7 @@ class Kubernetes(StageRunner):
         labels = {
             "app.kubernetes.io/name": "hand3d",
             "hand3d/stage": job.stage,
-            "hand3d/network": "tracking" if job.tracked else "none",  # infra/k8s/network-policy.yaml
+            "hand3d/network": "tracking" if job.tracked else "ray" if on_cluster() else "none",  # infra/k8s/base.yaml
         }
         uid, gid = (int(number) for number in self.user.split(":"))
         pod: dict[str, Any] = {
@@ -105,7 +105,7 @@ class Kubernetes(StageRunner):
 
     def _container(self, job: jobs.Job, gpu: bool) -> dict[str, Any]:
         limits = {"memory": self.memory, "cpu": self.cpu, **({GPU: "1"} if gpu else {})}
-        env = {"HOME": "/tmp", "HF_HUB_OFFLINE": "1"}
+        env = {"HOME": "/tmp", "HF_HUB_OFFLINE": "1", **workers_variables()}
         if job.tracked and "MLFLOW_TRACKING_URI" in os.environ:
             env["MLFLOW_TRACKING_URI"] = os.environ["MLFLOW_TRACKING_URI"]
         secret = [{"secretRef": {"name": self.tracking_secret}}] if job.tracked and self.tracking_secret else []

@@ -23,12 +23,15 @@ from ops import artefacts, jobs
 from ops.artefacts import Artefact
 from ops.pipeline import output
 from ops.stages import BY_NAME
+from ops.workers import chosen
 
 PINNED = re.compile(r"([^\s@]+@)?sha256:[0-9a-f]{64}")
 JOB_LABEL, OWNER_LABEL = "hand3d.job", "hand3d.owner"
 ENTRY = ["python3", "-m", "assets.piped"]
 PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 """Variables that a stage which writes to MLflow gets, and no other."""
+WORKERS = ("HAND3D_WORKERS", "HAND3D_CLIP_SECONDS", "HAND3D_GPU")
+"""How a job shares its clips out (ops/workers.py)."""
 
 
 def require(module: str, extra: str) -> None:
@@ -121,6 +124,11 @@ class Docker(StageRunner):
 
     def network(self, job: jobs.Job) -> str:
         """ "none", but for stages that write to MLflow. Raises ValueError where those cannot reach it."""
+        if on_cluster():
+            raise ValueError(
+                "a container has no network to reach the Ray cluster that HAND3D_WORKERS names: use processes:N with "
+                "HAND3D_DEPLOYMENT=docker, or another deployment"
+            )
         if not job.tracked:
             return "none"
         if self.tracking_network and os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
@@ -145,7 +153,16 @@ def pinned(images: dict[str, str], environment: str) -> str:
 def variables(job: jobs.Job) -> dict[str, str]:
     """Environment of a job: secrets only for those that need them."""
     passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ} if job.tracked else {}
-    return {"HOME": "/tmp", "HF_HUB_OFFLINE": "1", **passed}
+    return {"HOME": "/tmp", "HF_HUB_OFFLINE": "1", **workers_variables(), **passed}
+
+
+def workers_variables() -> dict[str, str]:
+    return {name: os.environ[name] for name in WORKERS if os.environ.get(name)}
+
+
+def on_cluster() -> bool:
+    """Whether clips are done by a Ray cluster elsewhere, which a job has to reach."""
+    return chosen().kind == "ray" and bool(chosen().address)
 
 
 def told(call: Callable, attest: Path, context: dg.AssetExecutionContext | None) -> jobs.Attestation:

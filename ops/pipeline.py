@@ -4,16 +4,20 @@ A workspace is a folder with ``params.yaml`` and ``dvc.yaml``; artefacts lie bel
 """
 
 import errno
+import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ops.code_version import code_version
 from ops.config import Config, ShardConfig
 from ops.stages import BY_NAME, Stage
 from ops.store import Report, whole_folder
+from ops.workers import Workers, chosen, each, each_parts
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,33 @@ class StageContext:
             raise FileNotFoundError(f"{folder} is missing: run `hand3d run {name}` first")
         return folder
 
+    def each(
+        self, load: Callable, arguments: tuple, items: Sequence, unit: str, lost: Callable[[Any, str], Any]
+    ) -> Iterator:
+        """`load(*arguments)` once a worker, then its result on every item, in their order, with a line of progress.
+
+        The deployment says which workers (ops/workers.py), no stage does. lost: what stands for an item that took its
+        worker along, from the item and the reason.
+        """
+        workers, how = self._workers(), self._checked(load, arguments)
+        return self.progress(each(*how, items, workers, lost), len(items), unit)
+
+    def each_parts(
+        self, load: Callable, arguments: tuple, items: Sequence, unit: str, lost: Callable[[Any, str], list]
+    ) -> Iterator[Iterator]:
+        """`each` for results that are iterators over large parts; one is to be used up before the next."""
+        workers, how = self._workers(), self._checked(load, arguments)
+        return self.progress(each_parts(*how, items, workers, self.scratch, lost), len(items), unit)
+
+    def _workers(self) -> Workers:
+        return chosen(1.0 if self.stage.gpu and os.environ.get("HAND3D_GPU") == "required" else 0.0)
+
+    def _checked(self, load: Callable, arguments: tuple) -> tuple[Callable, tuple]:
+        """Workers of a cluster have an installation of their own, which must hold the same code."""
+        if self._workers().kind != "ray":
+            return load, arguments
+        return load_same_code, (self.stage.name, code_version(self.stage), load, arguments)
+
     def progress(self, items: Iterable, total: int | None = None, unit: str = "item") -> Iterator:
         """Iterate with a line of progress on stderr every few seconds (rate and time left)."""
         total = total if total is not None else len(items)  # type: ignore[arg-type]
@@ -64,6 +95,17 @@ class StageContext:
                 print(
                     f"{label}: {done + 1}/{total} {unit}s, {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True
                 )
+
+
+def load_same_code(stage: str, expected: str, load: Callable, arguments: tuple) -> Callable:
+    """`load(*arguments)` on a worker. Raises ValueError where its code for the stage is not the caller's."""
+    here = code_version(BY_NAME[stage])
+    if here != expected:
+        raise ValueError(
+            f"a worker has other code for {stage} than the caller ({here[:12]}, not {expected[:12]}): install the same commit "
+            "on every node of the cluster (infra/README.md)"
+        )
+    return load(*arguments)
 
 
 def output(root: Path, name: str, shard: str = "") -> Path:

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     MISSING_HAND_MODEL = "missing_hand_model"
     FRAME_COUNT_MISMATCH = "frame_count_mismatch"
     KNOWN_BAD_CLIP = "known_bad_clip"
+    CRASHED_WORKER = "crashed_worker"
     UNSUPPORTED_CAMERA = "unsupported_camera"
     # hands
     NO_HAND_DETECTED = "no_hand_detected"
@@ -79,6 +80,9 @@ class ClipError(Exception):
     def __init__(self, reason: Reason, detail: str, frame: int = -1, side: str = ""):
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail, self.frame, self.side = reason, detail, frame, side
+
+    def __reduce__(self) -> tuple:
+        return ClipError, (self.reason, self.detail, self.frame, self.side)  # it may come from another process
 
     def reject(self, item: str) -> Reject:
         return Reject(item, self.reason, self.frame, self.side, self.detail)

@@ -1,33 +1,42 @@
-"""Many items of one shard over several workers, each of which loads its model once: in this process, over processes of
-this machine, or over a Ray cluster. Results come in the order of the items, whichever it is.
+"""Many items of one shard over several workers, each of which loads its model once: in this process, in processes of
+this machine, or in actors of a Ray cluster. Results come in the order of the items, whichever it is.
 
-HAND3D_WORKERS says which: "" or "1" (here), "4" (processes), "ray" (a cluster that Ray finds, or starts on this machine),
-"ray://HOST:10001" or "HOST:6379" (that cluster). An item that fails ends the shard with the item's own error; a worker
-that dies or hangs ends it with a message, never with a wait without end.
+HAND3D_WORKERS says which: "local" (default: here, one by one), "processes:N", "ray" (the cluster that RAY_ADDRESS names,
+else one started on this machine), "ray:ADDRESS" ("ray:HOST:6379", "ray:ray://HOST:10001"). It changes no byte of the output.
+
+An item that fails ends the shard with the item's own error. An item whose worker dies (killed, out of memory, a library
+that crashed) is tried again when nothing else runs; if that kills its worker too, or if it takes too long, the caller says
+what stands in its place. Other items never suffer, and no wait is without end.
 """
 
 import os
+import pickle
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import get_context
-from typing import Any, TypeVar
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 Worker = Callable[[Item], Made]
+Lost = Callable[[Item, str], Made]
+
+CHOICES = '"local", "processes:N", "ray" or "ray:ADDRESS"'
 
 
 @dataclass(frozen=True)
 class Workers:
-    """address: "" for this machine's processes, "auto" or an address for Ray. count: of workers, 0 = as many as the
-    cluster has room for. cpus, gpus: what one worker holds. item_s: longest that one item may take.
-    start_s: longest that a worker may take to load its model, and that the cluster may take to place it."""
+    """kind: "local", "processes" or "ray". count: of workers, 0 = as many as the cluster has room for. address: of a Ray
+    cluster, "" = RAY_ADDRESS or one on this machine. cpus, gpus: what one worker holds (Ray). item_s: longest that one item
+    may take. start_s: longest that a worker may take to be placed and to load its model."""
 
-    address: str = ""
+    kind: str = "local"
     count: int = 1
+    address: str = ""
     cpus: float = 1.0
     gpus: float = 0.0
     item_s: float = 3600.0
@@ -35,191 +44,220 @@ class Workers:
 
 
 def chosen(gpus: float = 0.0, text: str | None = None) -> Workers:
-    """What HAND3D_WORKERS asks for. gpus: that a worker holds, where the model wants one. Raises ValueError."""
+    """What HAND3D_WORKERS asks for, and HAND3D_CLIP_SECONDS as item_s. gpus: that a worker holds. Raises ValueError."""
     text = os.environ.get("HAND3D_WORKERS", "") if text is None else text
-    if (text.isdecimal() and int(text) > 0) or not text:
-        return Workers(count=int(text or 1), gpus=gpus)
-    if text == "ray":
-        return Workers("auto", 0, gpus=gpus)
-    if ":" in text:
-        return Workers(text, 0, gpus=gpus)
-    raise ValueError(f'HAND3D_WORKERS is a number, "ray", or the address of a Ray cluster (HOST:6379), got {text!r}')
+    kind, _, rest = text.partition(":")
+    item_s = float(os.environ.get("HAND3D_CLIP_SECONDS") or Workers.item_s)
+    if text in ("", "local", "local:1"):
+        return Workers()
+    if kind == "processes" and rest.isdecimal() and int(rest) > 0:
+        return Workers("processes", int(rest), gpus=gpus, item_s=item_s)
+    if kind == "ray" and bool(rest) == (":" in text):
+        return Workers("ray", 0, rest, gpus=gpus, item_s=item_s)
+    raise ValueError(f"HAND3D_WORKERS is {CHOICES}, got {text!r}")
 
 
-def each(load: Callable[..., Worker], arguments: tuple, items: Sequence[Item], workers: Workers) -> Iterator[Made]:
+def each(
+    load: Callable[..., Worker], arguments: tuple, items: Sequence[Item], workers: Workers, lost: Lost | None = None
+) -> Iterator[Made]:
     """`load(*arguments)` once a worker, then its result on every item; results in the order of the items.
 
-    load: a function of a module (workers import it). Raises what load or an item raises; RuntimeError where a worker
-    dies; TimeoutError where one hangs; ValueError where a cluster can never give what a worker asks for.
+    load: a function of a module (workers import it). lost: what stands for an item that killed two workers or took too
+    long, from the item and the reason; without it such an item raises RuntimeError or TimeoutError. Raises what load or an
+    item raises; RuntimeError or TimeoutError where no worker starts; ValueError where a cluster can never give what a worker
+    asks for. Kind "local" has no worker to lose: it dies with its item.
     """
-    if workers.address:
-        yield from _on_ray(load, arguments, items, workers)
-    elif workers.count <= 1 or len(items) <= 1:
+    if workers.kind == "local":
         work = load(*arguments)
         yield from map(work, items)
-    else:
-        yield from _on_processes(load, arguments, items, workers)
+    elif items:
+        crew = _crew(load, arguments, workers, len(items))
+        try:
+            yield from _Shift(crew, list(items), workers, lost).results()
+        finally:
+            crew.close()
 
 
-_loaded: Worker | None = None  # of a pool's process
+def each_parts(
+    load: Callable[..., Callable[[Item], Iterable[Made]]],
+    arguments: tuple,
+    items: Sequence[Item],
+    workers: Workers,
+    folder: Path,
+    lost: Callable[[Item, str], list[Made]] | None = None,
+) -> Iterator[Iterator[Made]]:
+    """`each` for results that are many large parts (frames): one iterator an item, to be used up before the next one.
+
+    folder: that all workers and the caller see. Parts of other workers go through a file in it, never through memory.
+    """
+    if workers.kind == "local":
+        yield from map(iter, each(load, arguments, items, workers))
+        return
+    made = each(load_spooled, (load, arguments, folder), items, workers, lost)
+    for parts in made:
+        yield _spooled(parts) if isinstance(parts, Path) else iter(parts)
 
 
-def _load_here(load: Callable[..., Worker], arguments: tuple) -> None:
-    global _loaded
-    _loaded = load(*arguments)
+def load_spooled(load: Callable[..., Worker], arguments: tuple, folder: Path) -> Worker:
+    """A worker that leaves its parts in a file and returns the path."""
+    work = load(*arguments)
+
+    def on(item: Any) -> Path:
+        path = folder / f"{uuid.uuid4().hex}.parts"
+        with path.open("wb") as file:
+            for part in work(item):
+                pickle.dump(part, file, protocol=5)
+        return path
+
+    return on
 
 
-def _work_here(item: Any) -> Any:
-    return _loaded(item)  # type: ignore[misc]
+def _spooled(path: Path) -> Iterator:
+    with path.open("rb") as file:
+        while file.peek(1):
+            yield pickle.load(file)  # from a worker of our own, as results without a file are
+    path.unlink()
 
 
-def _on_processes(load: Callable, arguments: tuple, items: Sequence, workers: Workers) -> Iterator:
-    """Started fresh, not forked: CUDA and thread pools do not survive a fork."""
-    pool = ProcessPoolExecutor(
-        min(workers.count, len(items)),
-        mp_context=get_context("spawn"),
-        initializer=_load_here,
-        initargs=(load, arguments),
-    )
-    try:
-        futures = [pool.submit(_work_here, item) for item in items]
-        for number, future in enumerate(futures):
-            try:
-                yield future.result(timeout=workers.item_s + (workers.start_s if number < workers.count else 0.0))
-            except BrokenProcessPool:
-                raise RuntimeError(
-                    f"a worker process ended at item {number + 1} of {len(items)}: out of memory, or its model does not "
-                    "load (its error stands above)"
-                ) from None
-            except TimeoutError:
-                raise TimeoutError(
-                    f"item {number + 1} of {len(items)} took longer than {workers.item_s:.0f} s"
-                ) from None
-    finally:
-        for process in (getattr(pool, "_processes", None) or {}).values():
-            process.terminate()  # a hung one would keep this process alive
-        pool.shutdown(wait=False, cancel_futures=True)
+@dataclass(frozen=True)
+class Event:
+    """What a seat had to say. kind: "ready" (model loaded), "made" (value: result), "raised" (value: exception) or
+    "died" (value: how)."""
+
+    kind: str
+    value: Any = None
 
 
-def _on_ray(load: Callable, arguments: tuple, items: Sequence, workers: Workers) -> Iterator:
-    ray = _ray()
-    mine = not ray.is_initialized()
-    if mine:
-        _connect(ray, workers.address)
-    actors: list = []
-    try:
-        count = _room(ray, workers, len(items))
-        actors = [_actor(ray, workers).remote(load, arguments) for _ in range(count)]
-        _wait_for(ray, actors, workers)
-        yield from _shared_out(ray, actors, items, workers)
-    finally:
-        for actor in actors:
-            ray.kill(actor)
-        if mine:
-            ray.shutdown()
+class Crew(Protocol):
+    """A kind of workers; a seat is one of them, whatever it is."""
+
+    size: int
+
+    def hire(self) -> Any:
+        """A new seat, which begins to load its model."""
+
+    def give(self, seat: Any, item: Any) -> None: ...
+
+    def wait(self, seats: Iterable, seconds: float) -> list[tuple[Any, Event]]:
+        """What comes first; nothing after so many seconds."""
+
+    def fire(self, seat: Any) -> None:
+        """End it, at work or not."""
+
+    def why_not(self) -> str:
+        """What a worker that does not start may be waiting for, as the end of a sentence."""
+
+    def close(self) -> None: ...
 
 
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise ModuleNotFoundError("HAND3D_WORKERS names Ray: pip install 'hand3d-pipeline[ray]'") from None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    return ray
+def _crew(load: Callable, arguments: tuple, workers: Workers, num_items: int) -> Crew:
+    if workers.kind == "processes":
+        from ops.workers_processes import Processes
+
+        return Processes(load, arguments, min(workers.count, num_items))
+    from ops.workers_ray import RayActors
+
+    return RayActors(load, arguments, workers, num_items)
 
 
-def _connect(ray: Any, address: str) -> None:
-    """Join the cluster; "auto" starts one on this machine where there is none."""
-    options = {"log_to_driver": True, "include_dashboard": False} if address == "auto" else {}
-    try:
-        ray.init(address=None if address == "auto" else address, ignore_reinit_error=True, **options)
-    except (ConnectionError, OSError, RuntimeError) as error:
-        raise ValueError(
-            f"no Ray cluster answers at {address} ({error}): `ray status` on its head node tells"
-        ) from error
-
-
-def _room(ray: Any, workers: Workers, num_items: int) -> int:
-    """How many workers to start. Raises ValueError at once where not even one fits: Ray would wait for ever."""
-    total = ray.cluster_resources()
-    fits = {}
-    for name, wanted in (("CPU", workers.cpus), ("GPU", workers.gpus)):
-        if wanted:
-            fits[name] = int(total.get(name, 0.0) / wanted)
-    short = [name for name, places in fits.items() if places < max(workers.count, 1)]
-    if short:
-        have = ", ".join(f"{total.get(name, 0.0):g} {name}" for name in fits)
-        raise ValueError(
-            f"{max(workers.count, 1)} workers of {workers.cpus:g} CPU and {workers.gpus:g} GPU were asked for, the Ray cluster "
-            f"has {have} in all: ask for fewer, add nodes (infra/README.md), or run without a GPU (HAND3D_GPU=off)"
-        )
-    return min(workers.count or min(fits.values()), num_items)
-
-
-def _actor(ray: Any, workers: Workers) -> Any:
-    class Loaded:
-        def __init__(self, load: Callable[..., Worker], arguments: tuple) -> None:
-            self.how = load, arguments
-
-        def ready(self) -> None:  # not in __init__, whose errors lose their type
-            load, arguments = self.how
-            self.work = load(*arguments)
-
-        def on(self, item: Any) -> Any:
-            return self.work(item)
-
-    return ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus)(Loaded)
-
-
-def _wait_for(ray: Any, actors: list, workers: Workers) -> None:
-    """Until every model is loaded."""
-    try:
-        ray.get([actor.ready.remote() for actor in actors], timeout=workers.start_s)
-    except ray.exceptions.GetTimeoutError:
-        free = ray.available_resources()
-        raise TimeoutError(
-            f"{len(actors)} workers did not start in {workers.start_s:.0f} s; free are {free.get('CPU', 0):g} CPU and "
-            f"{free.get('GPU', 0):g} GPU: others hold the rest (`ray status`)"
-        ) from None
-    except ray.exceptions.RayTaskError as error:
-        raise _cause(error) from None
-    except ray.exceptions.RayActorError as error:
-        raise RuntimeError(f"a worker died while it loaded its model (out of memory?): {error}") from None
-
-
-def _shared_out(ray: Any, actors: list, items: Sequence, workers: Workers) -> Iterator:
+@dataclass
+class _Shift:
     """One item at a time to whichever worker is free; a slow one holds up nobody."""
-    running: dict[Any, tuple[int, Any, float]] = {}
-    done: dict[int, Any] = {}
-    free, next_item, next_result = list(actors), 0, 0
-    while next_result < len(items):
-        while free and next_item < len(items):
-            actor = free.pop()
-            running[actor.on.remote(items[next_item])] = (next_item, actor, time.monotonic())
-            next_item += 1
-        oldest = min(start for _, _, start in running.values())
-        ready, _ = ray.wait(list(running), timeout=max(0.1, oldest + workers.item_s - time.monotonic()))
-        if not ready and time.monotonic() > oldest + workers.item_s:
-            number = min(running.values(), key=lambda entry: entry[2])[0]
-            raise TimeoutError(f"item {number + 1} of {len(items)} took longer than {workers.item_s:.0f} s")
-        for reference in ready:
-            number, actor, _ = running.pop(reference)
-            done[number] = _result(ray, reference, number, len(items))
-            free.append(actor)
-        while next_result in done:
-            yield done.pop(next_result)
-            next_result += 1
 
+    crew: Crew
+    items: list
+    workers: Workers
+    lost: Lost | None
+    busy: dict[Any, tuple[int | None, float]] = field(default_factory=dict)  # seat: (item, None = loading; since)
+    free: list = field(default_factory=list)
+    done: dict[int, Any] = field(default_factory=dict)
+    next_item: int = 0
+    again: deque[int] = field(default_factory=deque)
+    tried: set[int] = field(default_factory=set)
+    missing: int = 0
 
-def _result(ray: Any, reference: Any, number: int, total: int) -> Any:
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayActorError as error:
-        raise RuntimeError(f"a worker died at item {number + 1} of {total} (out of memory?): {error}") from None
-    except ray.exceptions.RayTaskError as error:
-        raise _cause(error) from None
+    def results(self) -> Iterator:
+        for _ in range(self.crew.size):
+            self._hire()
+        for number in range(len(self.items)):
+            while number not in self.done:
+                self._hand_out()
+                self._take_in()
+            yield self.done.pop(number)
 
+    def _hire(self) -> None:
+        self.busy[self.crew.hire()] = None, time.monotonic()
 
-def _cause(error: Any) -> BaseException:
-    """The worker's own exception, as in this process."""
-    return getattr(error, "cause", None) or RuntimeError(str(error))
+    def _hand_out(self) -> None:
+        while self.free and self.next_item < len(self.items):
+            self._start(self.next_item)
+            self.next_item += 1
+        if self.free and self.again and all(number is None for number, _ in self.busy.values()):
+            self._start(self.again.popleft())  # alone: it may have died of the others' memory
+
+    def _start(self, number: int) -> None:
+        seat = self.free.pop()
+        self.busy[seat] = number, time.monotonic()
+        self.crew.give(seat, self.items[number])
+
+    def _allowed(self, number: int | None) -> float:
+        return self.workers.start_s if number is None else self.workers.item_s
+
+    def _take_in(self) -> None:
+        due = min(since + self._allowed(number) for number, since in self.busy.values())
+        for seat, event in self.crew.wait(list(self.busy), max(due - time.monotonic(), 0.0)):
+            number, _ = self.busy.pop(seat)
+            if event.kind == "raised":
+                raise event.value
+            if event.kind == "died":
+                self._died(seat, number, event.value)
+                continue
+            self.free.append(seat)
+            if number is not None:
+                self.done[number] = event.value
+        for seat, (number, since) in list(self.busy.items()):
+            if time.monotonic() > since + self._allowed(number):
+                del self.busy[seat]
+                self._too_slow(seat, number)
+
+    def _died(self, seat: Any, number: int | None, how: str) -> None:
+        self.crew.fire(seat)
+        if number is None:
+            self._one_less(RuntimeError(f"a worker {how} while it loaded its model (out of memory?)"))
+        elif number in self.tried:
+            self._give_up(number, RuntimeError(f"two workers ended at it, the second one {how}"))
+        else:
+            self._say(f"a worker {how} at item {number + 1}, which is tried again when nothing else runs")
+            self.tried.add(number)
+            self.again.append(number)
+        self._fill_up()
+
+    def _too_slow(self, seat: Any, number: int | None) -> None:
+        self.crew.fire(seat)
+        if number is None:
+            self._one_less(TimeoutError(f"no worker was ready in {self.workers.start_s:.0f} s{self.crew.why_not()}"))
+        else:
+            self._give_up(number, TimeoutError(f"it took longer than {self.workers.item_s:.0f} s"))
+            self._fill_up()
+
+    def _one_less(self, error: Exception) -> None:
+        """Go on with fewer workers, as long as there is one."""
+        if not self.busy and not self.free:
+            raise error
+        self.missing += 1
+        self._say(f"{error}: going on with fewer workers")
+
+    def _give_up(self, number: int, why: Exception) -> None:
+        if self.lost is None:
+            raise type(why)(f"item {number + 1} of {len(self.items)}: {why}")
+        self._say(f"item {number + 1} is left out: {why}")
+        self.done[number] = self.lost(self.items[number], str(why))
+
+    def _fill_up(self) -> None:
+        """A new worker for one that is gone, while there is work for it."""
+        seats, work = len(self.busy) + len(self.free), len(self.items) - self.next_item + len(self.again)
+        if work and seats < min(self.crew.size - self.missing, max(work, 1)):
+            self._hire()
+
+    def _say(self, what: str) -> None:
+        print(f"workers: {what}", file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def main() -> int:
     parser.add_argument("command", choices=["lock", "base", "image"])
     parser.add_argument("names", nargs="*", help="images (default: all)")
     parser.add_argument("--base", default=os.environ.get("HAND3D_BASE_IMAGE", BASE), help="Debian 12 with Python 3.11")
+    parser.add_argument("--torch-index", metavar="URL", help="index of the torch build to take, CPU or CUDA")
     parser.add_argument("--push", metavar="REGISTRY", help="push, and print the registry's digests")
     parser.add_argument("--allow-dirty", action="store_true", help="label uncommitted code as COMMIT-dirty")
     options = parser.parse_args()
@@ -45,8 +47,11 @@ def main() -> int:
         if options.command == "lock":
             (HERE / f"{name}.lock").write_text(lock(name), encoding="utf-8")
             continue
-        tag = build(name, (HERE / f"{name}.lock").read_text(encoding="utf-8"), options.base, options.allow_dirty)
-        print(f"HAND3D_IMAGE_{name.upper()}={digest(tag, options.push)}")
+        start, text = time.monotonic(), (HERE / f"{name}.lock").read_text(encoding="utf-8")
+        tag = build(name, text, options.base, options.allow_dirty, torch_index=options.torch_index)
+        took = f"{int(size_of(tag)) / 1e6:.0f} MB in {time.monotonic() - start:.0f} s"
+        print(f"{tag}: {took}", file=sys.stderr)
+        print(f"HAND3D_IMAGE_{name.upper()}={digest(tag, options.push)}", flush=True)
     return 0
 
 
@@ -100,8 +105,16 @@ def canonical(package: str) -> str:
     return re.sub(r"[-_.]+", "-", package).lower()
 
 
-def build(name: str, lock_text: str, base: str, allow_dirty: bool = False, system: list[str] | None = None) -> str:
-    """Build one image and return its tag. system: Debian packages, where they are not environments.yaml's."""
+def build(
+    name: str,
+    lock_text: str,
+    base: str,
+    allow_dirty: bool = False,
+    system: list[str] | None = None,
+    torch_index: str | None = None,
+) -> str:
+    """Build one image and return its tag. system: Debian packages, where they are not environments.yaml's.
+    torch_index: where torch and what it needs come from, where that is not pip's own index."""
     commit = git_commit(allow_dirty)
     given = environments()
     packages = [*given["common"]["system"], *given[name]["system"]] if system is None else system
@@ -109,8 +122,9 @@ def build(name: str, lock_text: str, base: str, allow_dirty: bool = False, syste
     with tempfile.TemporaryDirectory() as folder:
         context = Path(folder)
         (context / "packages.lock").write_text(lock_text, encoding="utf-8")
-        shutil.copyfile(HERE / "Dockerfile", context / "Dockerfile")
-        fetch_wheels(context)
+        for file in ("Dockerfile", "slim.sh"):
+            shutil.copyfile(HERE / file, context / file)
+        fetch_wheels(context, torch_index)
         arguments = {"BASE": base, "ENVIRONMENT": name, "COMMIT": commit, "SYSTEM": " ".join(packages)}
         words = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
         # host network: apt only, and engines without a bridge can build as well
@@ -118,14 +132,25 @@ def build(name: str, lock_text: str, base: str, allow_dirty: bool = False, syste
     return tag
 
 
-def fetch_wheels(context: Path) -> None:
-    """Wheels of the lock and of this repository; what has none is built. Raises RuntimeError on another Python."""
+def fetch_wheels(context: Path, torch_index: str | None = None) -> None:
+    """Wheels of the lock and of this repository; what has none is built. Raises RuntimeError on another Python.
+
+    torch comes first and with what it needs: its CUDA build wants libraries that no lock names, its CPU build does not.
+    """
     if sys.version_info[:2] != (3, 11):
         raise RuntimeError(
             f"the images hold Python 3.11 and this is {sys.version.split()[0]}: use the one of `make setup`"
         )
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
-    subprocess.run([*pip, str(context / "wheels"), "-r", str(context / "packages.lock")], check=True)
+    lock = context / "packages.lock"
+    torch = [line for line in lock.read_text(encoding="utf-8").splitlines() if line.startswith("torch==")]
+    if torch:
+        index = ["--index-url", torch_index] if torch_index else []
+        fetch = [word for word in pip if word != "--no-deps"]
+        subprocess.run([*fetch, str(context / "wheels"), *index, "--constraint", str(lock), *torch], check=True)
+        rest = lock.read_text(encoding="utf-8").replace(f"{torch[0]}\n", "")
+        lock.write_text(rest, encoding="utf-8")
+    subprocess.run([*pip, str(context / "wheels"), "-r", str(lock)], check=True)
     with tempfile.TemporaryDirectory() as folder:  # setuptools leaves build/ beside what it builds
         source = Path(folder) / "source"
         source.mkdir()
@@ -151,15 +176,16 @@ def git_commit(allow_dirty: bool) -> str:
 
 
 def make_root_file_system(packages: tuple[str, ...], target: Path | None = None) -> Path:
-    """Tar of a minimal Debian 12 with these packages. Raises RuntimeError where mmdebstrap is missing."""
+    """Tar of a minimal Debian 12 with these packages, without manuals, for good: what is installed on top of it has none
+    either. Raises RuntimeError where mmdebstrap is missing."""
     program = shutil.which("mmdebstrap")
     if program is None:
         raise RuntimeError("mmdebstrap is missing: apt-get install mmdebstrap, or name a base image with --base")
     target = target or Path(tempfile.mkdtemp()) / "base.tar"
     include = ",".join(packages)
-    subprocess.run(
-        [program, "--quiet", "--variant=minbase", f"--include={include}", "bookworm", str(target)], check=True
-    )
+    without = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "info", "locale", "man")]
+    command = [program, "--quiet", "--variant=minbase", f"--include={include}", *without, "bookworm", str(target)]
+    subprocess.run(command, check=True)
     return target
 
 
@@ -175,6 +201,11 @@ def digest(tag: str, registry: str | None) -> str:
         docker("push", remote)
         return docker("image", "inspect", "--format", "{{index .RepoDigests 0}}", remote).strip()
     return docker("image", "inspect", "--format", "{{.Id}}", tag).strip()
+
+
+def size_of(tag: str) -> str:
+    """Bytes of all its layers, unpacked."""
+    return docker("image", "inspect", "--format", "{{.Size}}", tag).strip()
 
 
 def docker(*arguments: str) -> str:

@@ -7,7 +7,7 @@ CONVENTIONS.md says what theta, r and tau mean. A hand of which no joint is in v
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -61,13 +61,10 @@ def run(context: StageContext) -> Report:
     config, weights = context.config.mano_fits, weights_dir(context.root)
     rows = list(tables.read("clips", context.input("raw_videos") / "clips.parquet").iter_rows(named=True))
     betas = subject_betas(rows, config, context.root, weights) if config.shape_of == "subject" else {}
+    tasks = [(row, {side: betas.get((row["subject"], side)) for side in SIDES}) for row in rows]
     parts, rejects = [tables.frame("mano_fits", [])], []
-    for row in context.progress(rows, unit="clip"):
-        clip = read_clip(row, context.root)
-        models = _models(clip, row["hand_model"], config, context.root, weights)
-        version = f"{row['sha256']}{row['side_sha256']}"
-        own = {side: betas.get((clip.subject, side)) for side in SIDES}
-        table, dropped = _kept_or_new(context.scratch, clip, version, config, models, weights, own)
+    arguments = (context.root, context.scratch, config, weights)
+    for table, dropped in context.each(load_fitter, arguments, tasks, "clip", _lost):
         parts.append(table)
         rejects += dropped
     table = pl.concat(parts)
@@ -79,6 +76,28 @@ def run(context: StageContext) -> Report:
         _picture(table, rows, context.root, context.out / "hands.png")
         report.pictures["fitted hands"] = "hands.png"
     return report
+
+
+Task = tuple[dict, dict[str, np.ndarray | None]]  # row of clips.parquet; the person's shape by side
+
+
+def load_fitter(
+    root: Path, scratch: Path, config: ManoFitsConfig, weights: Path
+) -> Callable[[Task], tuple[pl.DataFrame, list[Reject]]]:
+    """What a worker does with a clip: its rows and rejects, kept in scratch. Hand models are read once a worker."""
+
+    def fits(task: Task) -> tuple[pl.DataFrame, list[Reject]]:
+        row, betas = task
+        clip = read_clip(row, root)
+        models = _models(clip, row["hand_model"], config, root, weights)
+        version = f"{row['sha256']}{row['side_sha256']}"
+        return _kept_or_new(scratch, clip, version, config, models, weights, betas)
+
+    return fits
+
+
+def _lost(task: Task, why: str) -> tuple[pl.DataFrame, list[Reject]]:
+    return tables.frame("mano_fits", []), [Reject(task[0]["clip_id"], Reason.CRASHED_WORKER, detail=why)]
 
 
 def subject_betas(

@@ -5,7 +5,8 @@ class-agnostic proposals beside the hand, named "object". Position = median of t
 box's middle, in the map's own unit; calibration makes it metres.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,7 @@ from ops.perception.point_clouds import PointMaps
 from ops.pipeline import StageContext
 from ops.rejects import ClipError, Reason, Reject
 from ops.sources.base import Clip
-from ops.sources.manifest import read_clips
+from ops.sources.manifest import clip_rows, read_clip
 from ops.store import Report, write_rejects
 
 MIDDLE = 0.5  # ASSUMED: share of the box's width and height looked at; its rim shows what lies behind
@@ -40,22 +41,18 @@ def run(context: StageContext) -> Report:
         Reject(item, Reason.BOX_WITHOUT_DEPTH, frame, detail="no point map of this frame: no object was looked for")
         for item, frame in no_map.select("item", "frame").iter_rows()
     ]
-    clips = list(read_clips(context.input("raw_videos"), context.root))
-    config = context.config.objects
-    detector = GroundingDino(Path(config.grounding_dino)) if config.grounding_dino else None
-    with PointMaps(context.input("point_clouds")) as maps:
-        for clip in context.progress(clips, unit="clip"):
-            sampled, seen = clouds.filter(clip_id=clip.clip_id), hands.filter(clip_id=clip.clip_id)
-            try:
-                for cloud, rgb, boxes, route in clip_boxes(clip, sampled, seen, config, detector):
-                    found, dropped = _locate(clip, cloud, boxes, route, maps.read(cloud["index"])[0])
-                    rows += found
-                    rejects += dropped
-                    if found and len(pictures) < MAX_PICTURES and (not pictures or cloud["index"] % 5 == 3):
-                        pictures.append(_draw(rgb, boxes))
-                        captions.append(f"{clip.clip_id} {cloud['time_s']:.1f} s ({route})")
-            except ClipError as error:
-                rejects.append(error.reject(clip.clip_id))
+    tasks = [
+        (row, clouds.filter(clip_id=row["clip_id"]), hands.filter(clip_id=row["clip_id"]))
+        for row in clip_rows(context.input("raw_videos"))
+    ]
+    arguments = (context.root, context.input("point_clouds"), context.config.objects)
+    for frames in context.each_parts(load_finder, arguments, tasks, "clip", _lost):
+        for found, dropped, picture in frames:
+            rows += found
+            rejects += dropped
+            if picture and len(pictures) < MAX_PICTURES and (not pictures or picture.spread):
+                pictures.append(picture.rgb)
+                captions.append(picture.caption)
     table = tables.frame("objects", rows)
     tables.write("objects", table, context.out / "objects.parquet")
     report = Report(rows={"objects": table.height})
@@ -67,6 +64,47 @@ def run(context: StageContext) -> Report:
         drawing.sheet(pictures, captions, context.out / "objects.png")
         report.pictures["objects"] = "objects.png"
     return report
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A frame with its boxes that may be shown. spread: it is one of those spread through the shard."""
+
+    rgb: np.ndarray
+    caption: str
+    spread: bool
+
+
+Task = tuple[
+    dict, pl.DataFrame, pl.DataFrame
+]  # row of clips.parquet; rows of point_clouds.parquet, of mano_fits.parquet
+Part = tuple[list[dict], list[Reject], Picture | None]  # of a frame
+
+
+def load_finder(root: Path, point_clouds: Path, config: ObjectsConfig) -> Callable[[Task], Iterator[Part]]:
+    """What a worker does with a clip, frame by frame; it loads the model once."""
+    detector = GroundingDino(Path(config.grounding_dino)) if config.grounding_dino else None
+
+    def find(task: Task) -> Iterator[Part]:
+        row, clouds, hands = task
+        clip, first = read_clip(row, root), True
+        try:
+            with PointMaps(point_clouds) as maps:
+                for cloud, rgb, boxes, route in clip_boxes(clip, clouds, hands, config, detector):
+                    found, dropped = _locate(clip, cloud, boxes, route, maps.read(cloud["index"])[0])
+                    picture, spread = None, cloud["index"] % 5 == 3
+                    if found and (first or spread):
+                        caption = f"{clip.clip_id} {cloud['time_s']:.1f} s ({route})"
+                        picture, first = Picture(_draw(rgb, boxes), caption, spread), False
+                    yield found, dropped, picture
+        except ClipError as error:
+            yield [], [error.reject(clip.clip_id)], None
+
+    return find
+
+
+def _lost(task: Task, why: str) -> list[Part]:
+    return [([], [Reject(task[0]["clip_id"], Reason.CRASHED_WORKER, detail=why)], None)]
 
 
 def clip_boxes(

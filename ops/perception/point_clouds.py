@@ -9,7 +9,7 @@ reason, never filled in.
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +26,7 @@ from ops.perception.depth_maps import map_size, points_of_depth, shrink_depth
 from ops.pipeline import StageContext
 from ops.rejects import ClipError, Reason, Reject
 from ops.sources.base import Clip, sampled_frames
-from ops.sources.manifest import read_clips
+from ops.sources.manifest import clip_rows, read_clip
 from ops.store import Report, write_rejects
 
 FILE = "point_maps.npz"
@@ -75,12 +75,11 @@ def run(context: StageContext) -> Report:
     """point_clouds.parquet, point_maps.npz and rejects.parquet of a shard."""
     config = context.config.point_clouds
     hands = tables.read("mano_fits", context.input("mano_fits") / "mano_fits.parquet")
-    clips = list(read_clips(context.input("raw_videos"), context.root))
-    estimator = load_estimator(config)
+    clips = [(row, hands.filter(clip_id=row["clip_id"])) for row in clip_rows(context.input("raw_videos"))]
     rows, rejects, pictures, captions = [], [], [], []
     with zipfile.ZipFile(context.out / FILE, "w") as file:
-        for clip in context.progress(clips, unit="clip"):
-            for found in clip_maps(clip, hands.filter(clip_id=clip.clip_id), config, estimator):
+        for maps in context.each_parts(load_mapper, (context.root, config), clips, "clip", _lost):
+            for found in maps:
                 if isinstance(found, Reject):
                     rejects.append(found)
                     continue
@@ -90,7 +89,7 @@ def run(context: StageContext) -> Report:
                 rows.append(row)
                 if len(pictures) < 2 * MAX_PICTURES and (row["frame"] == 0 or len(rows) % 12 == 3):
                     pictures += [rgb, drawing.depth(points[..., 2])]
-                    captions += [f"{clip.clip_id} {row['time_s']:.1f} s", f"{row['route']}, {row['scale']}"]
+                    captions += [f"{row['clip_id']} {row['time_s']:.1f} s", f"{row['route']}, {row['scale']}"]
     table = tables.frame("point_clouds", rows)
     tables.write("point_clouds", table, context.out / "point_clouds.parquet")
     report = Report(rows={"point_clouds": table.height})
@@ -107,6 +106,17 @@ def run(context: StageContext) -> Report:
 
 
 Found = tuple[dict, np.ndarray, np.ndarray, np.ndarray]
+Task = tuple[dict, pl.DataFrame]  # row of clips.parquet; rows of mano_fits.parquet
+
+
+def load_mapper(root: Path, config: PointCloudsConfig) -> Callable[[Task], Iterator[Found | Reject]]:
+    """What a worker does with a clip (`clip_maps`); it loads the model once."""
+    estimator = load_estimator(config)
+    return lambda task: clip_maps(read_clip(task[0], root), task[1], config, estimator)
+
+
+def _lost(task: Task, why: str) -> list[Found | Reject]:
+    return [Reject(task[0]["clip_id"], Reason.CRASHED_WORKER, detail=why)]
 
 
 def clip_maps(

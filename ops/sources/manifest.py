@@ -5,7 +5,7 @@ Videos are referenced by path and sha256, never copied. `read_clips` gives the c
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -62,16 +62,14 @@ def run(context: StageContext) -> Report:
     licences.require(shard, reader(shard.kind).SOURCE, use)
     videos = list_videos(shard)
     rows, rejects, seen = [], [], set()
-    for video in context.progress(videos, unit="video"):
-        try:
-            row = _finished_row(context, video, shard)
-            if row["clip_id"] in seen:
-                raise ClipError(
-                    Reason.DUPLICATE_NAME,
-                    f"another video of the folder gives clip id {row['clip_id']}: rename {video.name}",
-                )
-        except ClipError as error:
-            rejects.append(error.reject(_relative(video, context.root)))
+    arguments = (context.root, context.scratch, shard, context.config.raw_videos)
+    checked = context.each(load_checker, arguments, videos, "video", _lost)
+    for video, row in zip(videos, checked, strict=True):
+        if isinstance(row, dict) and row["clip_id"] in seen:
+            detail = f"another video of the folder gives clip id {row['clip_id']}: rename {video.name}"
+            row = ClipError(Reason.DUPLICATE_NAME, detail)
+        if isinstance(row, ClipError):
+            rejects.append(row.reject(_relative(video, context.root)))
             continue
         seen.add(row["clip_id"])
         rows.append(row)
@@ -83,6 +81,24 @@ def run(context: StageContext) -> Report:
     write_rejects(context.out, rejects, report)
     _contact_sheet(rows, context, report)
     return _summary(report, rows, shard)
+
+
+def load_checker(
+    root: Path, scratch: Path, shard: ShardConfig, config: RawVideosConfig
+) -> Callable[[Path], dict | ClipError]:
+    """What a worker does with a video: its row, or why there is none."""
+
+    def check(video: Path) -> dict | ClipError:
+        try:
+            return _finished_row(root, scratch, video, shard, config)
+        except ClipError as error:
+            return error
+
+    return check
+
+
+def _lost(video: Path, why: str) -> ClipError:
+    return ClipError(Reason.CRASHED_WORKER, why)
 
 
 def list_videos(shard: ShardConfig) -> list[Path]:
@@ -112,10 +128,15 @@ def read_clips(raw_videos: Path, root: Path, split: str | None = None) -> Iterat
 
     root: the workspace. split: "train" or "test" only. Raises ClipError if a video or side file has changed since.
     """
-    path = raw_videos / "clips.parquet" if (raw_videos / "clips.parquet").is_file() else raw_videos
-    for row in tables.read("clips", path).iter_rows(named=True):
+    for row in clip_rows(raw_videos):
         if split is None or row["split"] == split:
             yield read_clip(row, root)
+
+
+def clip_rows(raw_videos: Path) -> Iterator[dict]:
+    """Rows of clips.parquet of a raw_videos output, one shard's folder or the folder of all shards."""
+    path = raw_videos / "clips.parquet" if (raw_videos / "clips.parquet").is_file() else raw_videos
+    yield from tables.read("clips", path).iter_rows(named=True)
 
 
 def content_version(root: Path, shard: ShardConfig) -> str:
@@ -204,15 +225,17 @@ def _video_info(video: Path) -> VideoInfo | None:
     return _probed(file, status.st_size, status.st_mtime_ns)
 
 
-def _finished_row(context: StageContext, video: Path, shard: ShardConfig) -> dict[str, object]:
+def _finished_row(
+    root: Path, scratch: Path, video: Path, shard: ShardConfig, config: RawVideosConfig
+) -> dict[str, object]:
     """The video's row; from scratch if an interrupted run had finished it and it has not changed."""
     sides = reader(shard.kind).side_files(video)
     stamp = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in [*files_of(video), *sides]]
-    key = hashlib.sha256(f"{video}{stamp}{context.config.raw_videos}{shard}".encode()).hexdigest()[:24]
-    kept = context.scratch / f"{key}.json"
+    key = hashlib.sha256(f"{video}{stamp}{config}{shard}".encode()).hexdigest()[:24]
+    kept = scratch / f"{key}.json"
     if kept.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))
-    row = _row(video, sides, shard, context.config.raw_videos, context.root)
+    row = _row(video, sides, shard, config, root)
     write_file(kept, json.dumps(row).encode())
     return row
 

@@ -1,0 +1,55 @@
+"""What the workers of tests/ops/test_workers.py do; a module of its own, light to import, since workers import it."""
+
+import ctypes
+import os
+import signal
+import time
+
+DEADLY = {"kill": signal.SIGKILL, "crash": signal.SIGSEGV, "once": signal.SIGKILL}
+
+
+class OddError(ValueError):
+    """Cannot be made again from its words, as many libraries' errors."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+
+def load(folder, factor, together=1):
+    """A "model": notes that it was loaded, multiplies. Its first item waits until so many are loaded."""
+    (folder / f"loaded-{os.getpid()}").touch()
+
+    def work(item):
+        deadline = time.monotonic() + 60
+        while len(list(folder.glob("loaded-*"))) < together and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if item == "hang":
+            time.sleep(120)
+        if item == "fail":
+            raise ValueError("item fail is bad")
+        if item == "odd":
+            raise OddError("a", "b")
+        if item == "crash":
+            ctypes.string_at(0)  # what a bug in a library does
+        if item in DEADLY and not (item == "once" and (folder / "once").exists()):
+            (folder / "once").touch()
+            os.kill(os.getpid(), DEADLY[item])
+        return os.getpid(), factor * item
+
+    return work
+
+
+def load_frames(folder, factor):
+    def frames(item):
+        for number in range(item):
+            yield number, bytes([factor * item]) * 5000
+
+    return frames
+
+
+def broken(folder, factor, together):
+    raise ValueError("no weights at /nowhere: fetch them")
+
+
+def deadly(folder, factor, together):
+    os.kill(os.getpid(), signal.SIGKILL)
