@@ -75,11 +75,13 @@ def hand3d_test(context: StageContext, report: Report) -> None:
     scores = {name: spatial.score(rows, texts, context.config.benchmark.seed) for name, texts in said.items()}
     for name, found in scores.items():
         report.metrics |= found.metrics(f"hand3d_test/{name}/")
+    report.metrics |= spatial.gain(scores["base_model"], scores["stage1"], context.config.benchmark.seed)
     report.rows["hand3d_test rows"] = len(rows)
     rows.select("row_id", "task", "question", "answer").with_columns(
         pl.Series(f"said_{name}", texts) for name, texts in said.items()
     ).write_parquet(context.out / "answers.parquet")
     report.tables["Hand3D-test"] = [{"answers of": name} | _spatial_row(found) for name, found in scores.items()]
+    report.tables["Hand3D-test, stage 1 against the base model"] = _gain_rows(report.metrics)
     report.tables["Hand3D-test by task"] = [
         {"answers of": name} | row for name, found in scores.items() for row in found.by_task
     ]
@@ -87,7 +89,7 @@ def hand3d_test(context: StageContext, report: Report) -> None:
     spatial.plot(scores, context.out / "hand3d_test.png")
     report.pictures["Hand3D-test (the paper's Figure 8)"] = "hand3d_test.png"
     report.notes.append(
-        f"Hand3D-test here has {len(rows)} rows of this workspace's own held-out clips (the paper: {PAPER_TEST_ROWS}); its "
+        f"Hand3D-test here has {len(rows)} rows of {rows['clip_id'].n_unique()} held-out clips of this workspace (the paper: {PAPER_TEST_ROWS} rows); intervals are over rows, and its "
         f"scores cannot be compared with the paper's Table 8. '{CONSTANT}' says each task's median distance and commonest direction of the training rows."
     )
 
@@ -116,6 +118,14 @@ def _spatial_row(found: spatial.SpatialScore) -> dict[str, object]:
         "95 % ": "{:.2f} to {:.2f}".format(*found.direction_score_ci),
         "unread": found.num_unread_distances + found.num_unread_directions,
     }
+
+
+def _gain_rows(metrics: dict[str, float]) -> list[dict[str, object]]:
+    """Of `spatial.gain`, with the sign's meaning."""
+    return [
+        {"row by row": text, "mean": round(metrics[key], 4), "95 %": f"{metrics[key + '_low']:.4f} to {metrics[key + '_high']:.4f}"}
+        for text, key in (("distance error, m (below 0 is better)", "hand3d_test/gain/distance_error_m"), ("direction score (above 0 is better)", "hand3d_test/gain/direction_score"))
+    ]  # fmt: skip
 
 
 def _first_answers(rows: pl.DataFrame, said: dict[str, list[str]], num: int = 6) -> list[dict[str, object]]:

@@ -85,6 +85,24 @@ def score(rows: pl.DataFrame, answers: Sequence[str], seed: int = 0) -> SpatialS
     )
 
 
+def gain(before: SpatialScore, after: SpatialScore, seed: int = 0) -> dict[str, float]:
+    """What pretraining changed, row by row: mean of after minus before with its 95% paired bootstrap interval.
+
+    Raises ValueError where the two are not of the same rows.
+    """
+    if before.num_rows != after.num_rows:
+        raise ValueError(f"a paired comparison needs the same rows, got {before.num_rows} and {after.num_rows}")
+    found = {}
+    for name, values in (
+        ("distance_error_m", after.distance_errors_m - before.distance_errors_m),
+        ("direction_score", after.direction_scores - before.direction_scores),
+    ):
+        low, high = bootstrap_ci(values, seed)
+        found |= {f"hand3d_test/gain/{name}": float(values.mean()), f"hand3d_test/gain/{name}_low": low}
+        found |= {f"hand3d_test/gain/{name}_high": high}
+    return found
+
+
 def _names(name: str | None) -> tuple[str, ...]:
     return (name,) if name else ()
 

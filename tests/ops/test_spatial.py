@@ -91,6 +91,21 @@ def test_by_task_and_metrics():
     assert named["ours_distance_error_low_m"] <= named["ours_distance_error_m"] <= named["ours_distance_error_high_m"]
 
 
+def test_gain_is_the_paired_difference():
+    """Errors that all shrink by the same 5 cm: a certain gain, however far the rows themselves spread."""
+    rows = make_rows(np.linspace(0.2, 2.0, 40), [[1, 0, 0]] * 40)
+    near, far = (
+        spatial.score(rows, [f"{word}, {true + off:.3f} m" for true in rows["distance_m"]])
+        for word, off in (("right", 0.01), ("left", 0.06))
+    )
+    found = spatial.gain(far, near)
+    assert found["hand3d_test/gain/distance_error_m"] == pytest.approx(-0.05, abs=1e-3)
+    assert found["hand3d_test/gain/distance_error_m_high"] == pytest.approx(-0.05, abs=1e-3)
+    assert found["hand3d_test/gain/direction_score"] == found["hand3d_test/gain/direction_score_low"] == 1.0
+    with pytest.raises(ValueError, match="same rows"):
+        spatial.gain(far, spatial.score(rows[:3], ["right, 1 m"] * 3))
+
+
 @pytest.mark.parametrize("answers", [[], ["right"], ["right"] * 4])
 def test_wrong_number_of_answers_is_refused(answers):
     with pytest.raises(ValueError, match="3 rows"):
