@@ -1,17 +1,20 @@
 """From a row of ops/stages.py and a text for the catalogue to an asset with metadata, data version and checks."""
 
 import base64
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
 import dagster as dg
 
+from assets.automation import automation
 from assets.handles import StageRunner
 from assets.partitions import by_shard
-from ops import checks
+from ops import artefacts, checks
 from ops.artefacts import Artefact
 from ops.code_version import code_version
 from ops.config import Config
@@ -24,6 +27,9 @@ MAX_PICTURE_BYTES = 300_000
 MAX_PICTURES = 6
 OWNERS = ["team:hand3d"]
 VIDEO_FOLDERS = "video_folders"
+SCORED_WITHIN = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=90), warn_window=timedelta(days=60))
+FRESHNESS = {"benchmark_scores": SCORED_WITHIN, "champion": SCORED_WITHIN}
+"""Nothing new was scored for two months; sources and the champion's score are looked at in assets/upkeep.py."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ def build(described: Described, group: str, config: Config, root: Path) -> dg.As
             dg.AssetCheckSpec(check.name, asset=stage.name, description=check.text, blocking=check.blocking)
             for check in checks.checks_of(stage.name)
         ],
-        automation_condition=automation(),
+        automation_condition=automation(stage, VIDEO_FOLDERS),
+        freshness_policy=FRESHNESS.get(stage.name),
         metadata={"dagster/uri": str(root / "data" / stage.name), "section": ", ".join(stage.params)},
         pool="gpu" if stage.gpu else None,
     )
@@ -68,6 +75,7 @@ def _made(context: dg.AssetExecutionContext, runner: StageRunner, stage: Stage, 
     from ops import data_version
 
     data_version.prepare(runner.folder)
+    artefacts.drop_removed_shards(runner.folder, runner.settings())
     if context.run.tags.get(ONLY_STALE) == "true":
         address = data_version.address(stage.name, shard)
         if address not in data_version.stale(runner.folder, [address]):
@@ -179,19 +187,12 @@ def picture(path: Path, title: str) -> dg.MarkdownMetadataValue:
 
 
 def version_of_code(stage: Stage, config: Config) -> str:
-    """Code and parameters: what makes an artefact stale beside its inputs."""
-    return f"{code_version(stage)[:16]}-{parameters(stage, config)[:16]}"
-
-
-def automation() -> dg.AutomationCondition:
-    """Ask for a run when an input's content or the code changed, never for a new timestamp on the same content."""
-    dependencies = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
-    # an observed source counts as missing for ever: it has observations, no materialisations
-    missing = dg.AutomationCondition.any_deps_missing().ignore(dg.AssetSelection.assets(VIDEO_FOLDERS))
-    # what failed waits for a change; it would be asked for again and again
-    unmade = dg.AutomationCondition.missing() & ~dg.AutomationCondition.execution_failed()
-    due = dependencies | dg.AutomationCondition.code_version_changed() | unmade
-    return due.since_last_handled() & ~missing & ~dg.AutomationCondition.in_progress()
+    """Code and parameters: what makes an artefact stale beside its inputs; and which shards there are, where it reads all
+    of them: of a shard that is taken out of params.yaml nothing is left that could change."""
+    version = f"{code_version(stage)[:16]}-{parameters(stage, config)[:16]}"
+    if stage.partitioned or not any(BY_NAME[name].partitioned for name in stage.reads):
+        return version
+    return f"{version}-{hashlib.sha256(' '.join(sorted(config.shards)).encode()).hexdigest()[:8]}"
 
 
 def build_group(described: Sequence[Described], group: str, config: Config, root: Path) -> list[dg.AssetsDefinition]:

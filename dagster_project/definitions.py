@@ -7,9 +7,12 @@ import dagster as dg
 from assets import benchmarks, checkpoints, clips, geometry, hand3d
 from assets.factory import build_group
 from assets.partitions import workspace
+from assets.upkeep import upkeep
 from dagster_project.jobs import jobs
 from dagster_project.resources import resources
+from dagster_project.schedules import schedules
 from dagster_project.sensors import sensors
+from dagster_project.watch import alert_sensor
 from ops import config
 
 GROUPS = (clips, geometry, hand3d, checkpoints, benchmarks)
@@ -22,9 +25,10 @@ def build(root: Path) -> dg.Definitions:
     for module in GROUPS:
         assets += build_group(module.ASSETS, module.GROUP, settings, root)
     return dg.Definitions(
-        assets=assets,
+        assets=[*assets, *upkeep(settings, root)],
         jobs=jobs(),
-        sensors=sensors(settings, root),
+        schedules=schedules(settings, root),
+        sensors=[*sensors(settings, root), alert_sensor()],
         resources=resources(root),
         executor=dg.in_process_executor,
     )

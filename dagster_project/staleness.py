@@ -30,7 +30,7 @@ def due(instance: dg.DagsterInstance, config: Config, root: Path) -> list[Due]:
     found = []
     for stage in STAGES:
         code = version_of_code(stage, config)
-        known = _latest(instance, stage.name, list(config.shards) if stage.partitioned else [""])
+        known = latest(instance, stage.name, list(config.shards) if stage.partitioned else [""])
         for shard, tags in known.items():
             address = data_version.address(stage.name, shard)
             if address in stale or address not in versions:
@@ -49,7 +49,7 @@ def observed_version(instance: dg.DagsterInstance, shard: str) -> str | None:
     return records[0].asset_observation.tags.get(DATA_TAG) if records else None
 
 
-def _latest(instance: dg.DagsterInstance, name: str, shards: list[str]) -> dict[str, dict[str, str]]:
+def latest(instance: dg.DagsterInstance, name: str, shards: list[str]) -> dict[str, dict[str, str]]:
     """Shard -> tags of its latest materialisation; empty where there is none."""
     key = dg.AssetKey(name)
     if shards == [""]:
