@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ops import __main__ as console
 from ops import jobs
+from ops.orphans import leave_with_parent
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,6 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as process 1 of a container it would be ignored
     attest = Path(arguments[arguments.index("--attest") + 1])
+    leave_with_parent()  # a run worker that is killed cannot terminate it
     with open_dagster_pipes() as pipes:
         code = console.main(["run", *arguments])
         if code == 0:

@@ -9,7 +9,6 @@ import argparse
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,6 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from ops import config, data_version
+from ops.orphans import leave_with_parent
 
 WORKERS = 2
 ROBOT = "robot_demonstrations"
@@ -176,13 +176,7 @@ def _end_quietly() -> None:
     """Ctrl-C reaches every process of the terminal: a worker leaves without a traceback, cleaning up on its way.
     One whose parent was killed leaves too, instead of working on unseen beside the next demo."""
     signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _leave_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)  # outputs are whole or absent, however one ends
+    leave_with_parent()
 
 
 def run_lane(lane: Lane, root: str) -> Outcome:

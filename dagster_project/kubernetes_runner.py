@@ -18,6 +18,7 @@ from assets.handles import StageRunner
 from dagster_project.runners import ENTRY, attested_or_died, on_cluster, pinned, workers_variables
 from ops import artefacts, jobs
 from ops.artefacts import Artefact
+from ops.config import Config
 from ops.stages import BY_NAME
 
 GPU = "nvidia.com/gpu"
@@ -50,6 +51,13 @@ class Kubernetes(StageRunner):
 
     def run(self, stage: str, shard: str, context: dg.AssetExecutionContext | None = None) -> Artefact:
         settings = self.settings()
+        with artefacts.turn(self.folder, settings, stage, shard) as taken:
+            if taken.standing is not None:
+                return taken.standing
+            said = self._adopted(settings, stage, shard)
+            return artefacts.record(self.folder, settings, stage, shard, said.seconds, taken)
+
+    def _adopted(self, settings: Config, stage: str, shard: str) -> jobs.Attestation:
         artefacts.drop_removed_shards(self.folder, settings)
         jobs.clear_abandoned(self.folder)
         job = jobs.plan(self.folder.resolve(), settings, stage, shard)
@@ -57,10 +65,9 @@ class Kubernetes(StageRunner):
             spec = self.render(job)
             jobs.give(job, self.user)
             self._run(spec, job)
-            said = jobs.adopt(self.folder, job)
+            return jobs.adopt(self.folder, job)
         finally:
             shutil.rmtree(job.folder, ignore_errors=True)
-        return artefacts.record(self.folder, settings, stage, shard, said.seconds)
 
     def render(self, job: jobs.Job) -> dict[str, Any]:
         """The job as the API takes it. Raises ValueError for an image that is not pinned and inputs off the volume."""

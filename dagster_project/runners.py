@@ -21,6 +21,7 @@ import dagster as dg
 from assets.handles import StageRunner
 from ops import artefacts, jobs
 from ops.artefacts import Artefact
+from ops.config import Config
 from ops.pipeline import output
 from ops.stages import BY_NAME
 from ops.workers import chosen
@@ -50,7 +51,15 @@ class Subprocess(StageRunner):
 
     def run(self, stage: str, shard: str, context: dg.AssetExecutionContext | None = None) -> Artefact:
         settings = self.settings()
-        artefacts.drop_removed_shards(self.folder, settings)
+        with artefacts.turn(self.folder, settings, stage, shard) as taken:
+            if taken.standing is not None:
+                return taken.standing
+            artefacts.drop_removed_shards(self.folder, settings)
+            said = self._process(stage, shard, context)
+            jobs.verify(output(self.folder, stage, shard), said)
+            return artefacts.record(self.folder, settings, stage, shard, said.seconds, taken)
+
+    def _process(self, stage: str, shard: str, context: dg.AssetExecutionContext | None) -> jobs.Attestation:
         with tempfile.TemporaryDirectory() as folder:
             attest = Path(folder) / jobs.ATTESTATION
             words = jobs.arguments(stage, shard, self.root, str(attest), self.require_gpu)
@@ -58,9 +67,7 @@ class Subprocess(StageRunner):
             paths = os.pathsep.join(filter(None, [os.fspath(package), os.environ.get("PYTHONPATH")]))
             client = dg.PipesSubprocessClient(env={"PYTHONPATH": paths})
             command = [self.python, *ENTRY[1:], *words]
-            said = told(lambda: client.run(context=context, command=command), attest, context)
-        jobs.verify(output(self.folder, stage, shard), said)
-        return artefacts.record(self.folder, settings, stage, shard, said.seconds)
+            return told(lambda: client.run(context=context, command=command), attest, context)
 
 
 class Docker(StageRunner):
@@ -77,10 +84,19 @@ class Docker(StageRunner):
     tracking_network: str = ""
 
     def run(self, stage: str, shard: str, context: dg.AssetExecutionContext | None = None) -> Artefact:
-        from dagster_docker import PipesDockerClient
-
         image = pinned(self.images, jobs.environment(stage))
         settings = self.settings()
+        with artefacts.turn(self.folder, settings, stage, shard) as taken:
+            if taken.standing is not None:
+                return taken.standing
+            said = self._contained(image, settings, stage, shard, context)
+            return artefacts.record(self.folder, settings, stage, shard, said.seconds, taken)
+
+    def _contained(
+        self, image: str, settings: Config, stage: str, shard: str, context: dg.AssetExecutionContext | None
+    ) -> jobs.Attestation:
+        from dagster_docker import PipesDockerClient
+
         artefacts.drop_removed_shards(self.folder, settings)
         jobs.clear_abandoned(self.folder)
         job = jobs.plan(self.folder.resolve(), settings, stage, shard)
@@ -97,7 +113,7 @@ class Docker(StageRunner):
             jobs.adopt(self.folder, job)
         finally:
             shutil.rmtree(job.folder, ignore_errors=True)
-        return artefacts.record(self.folder, settings, stage, shard, said.seconds)
+        return said
 
     def container(self, job: jobs.Job) -> dict[str, Any]:
         """Arguments of the engine's create call."""

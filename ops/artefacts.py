@@ -2,10 +2,12 @@
 
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ops import checks, data_version
+from ops import checks, data_version, lineage_record, turns
 from ops.config import Config
 from ops.pipeline import output, run_stage
 from ops.stages import BY_NAME
@@ -29,22 +31,57 @@ class Artefact:
         return [finding for finding in self.findings if finding.blocking and not finding.passed]
 
 
+@dataclass(frozen=True)
+class Turn:
+    """A turn at making an artefact. standing: what another run made while we waited for it. inputs: as they were."""
+
+    standing: Artefact | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def turn(root: Path, config: Config, name: str, shard: str = "") -> Iterator[Turn]:
+    """Nobody else makes this artefact, or replaces what it is made from, in the block (ops/turns.py)."""
+    with turns.alone(root, config, name, shard) as waited:
+        if waited and "DVC_STAGE" not in os.environ:
+            address = data_version.address(name, shard)
+            if address not in data_version.stale(root, [address]):
+                yield Turn(load(root, config, name, shard))
+                return
+        yield Turn(inputs=turns.inputs_now(root, config, name, shard))
+
+
 def make(root: Path, config: Config, name: str, shard: str = "") -> Artefact:
     """Run a stage, check its output and record it in dvc.lock; with a failed blocking check it stays unrecorded,
-    so that it counts as stale. Raises what the stage raises."""
-    start = time.monotonic()
-    drop_removed_shards(root, config)
-    report = run_stage(root, config, name, shard)
-    return _judged(root, config, name, shard, report, time.monotonic() - start, record=True)
+    so that it counts as stale. Raises what the stage raises; ValueError where its inputs changed meanwhile."""
+    with turn(root, config, name, shard) as taken:
+        if taken.standing is not None:
+            return taken.standing
+        start = time.monotonic()
+        drop_removed_shards(root, config)
+        report = run_stage(root, config, name, shard)
+        _require_still(root, taken, name, shard)
+        return _judged(root, config, name, shard, report, time.monotonic() - start, record=True)
 
 
-def record(root: Path, config: Config, name: str, shard: str = "", seconds: float = 0.0) -> Artefact:
-    """Check and record an output that another process has just made, as `make` does with its own.
+def record(root: Path, config: Config, name: str, shard: str, seconds: float, taken: Turn) -> Artefact:
+    """Check and record an output that another process has just made in our turn, as `make` does with its own.
 
-    Raises FileNotFoundError where there is no report.json: what a process says it made does not count.
+    Raises FileNotFoundError where there is no report.json: what a process says it made does not count; ValueError
+    where its inputs changed meanwhile.
     """
     report = Report.load(output(root, name, shard))
+    _require_still(root, taken, name, shard)
     return _judged(root, config, name, shard, report, seconds, record=True)
+
+
+def _require_still(root: Path, taken: Turn, name: str, shard: str) -> None:
+    kinds = turns.changed(root, taken.inputs, name, shard)
+    if kinds:
+        raise ValueError(
+            f"{' and '.join(kinds)} changed while {data_version.address(name, shard)} was made: what it was made from "
+            "cannot be told, so it is not recorded; run it again"
+        )
 
 
 def load(root: Path, config: Config, name: str, shard: str = "") -> Artefact:
@@ -75,6 +112,8 @@ def drop_removed_shards(root: Path, config: Config) -> list[Path]:
 def _judged(
     root: Path, config: Config, name: str, shard: str, report: Report, seconds: float, record: bool
 ) -> Artefact:
+    if record and name == "champion":  # here, and not in the stage: wherever that ran, dvc.lock and the cache are here
+        report = lineage_record.register(root, output(root, name), report)
     made = checks.Made(root, config, BY_NAME[name], shard, report)
     findings = tuple(checks.evaluate(made))
     blocked = any(finding.blocking and not finding.passed for finding in findings)

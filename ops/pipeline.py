@@ -112,6 +112,17 @@ def output(root: Path, name: str, shard: str = "") -> Path:
     return root / "data" / name / shard
 
 
+def partial(root: Path, name: str, shard: str = "") -> Path:
+    """Where an output is filled: hidden from DVC and from stages that list the shards of another."""
+    return root / "data" / ".scratch" / ".partial" / (f"{name}@{shard}" if shard else name)
+
+
+def clear_beside(target: Path) -> None:
+    """Remove what a killed run of an earlier version left beside an output, where others list shards."""
+    for left in ("partial", "old"):
+        shutil.rmtree(target.with_name(f".{target.name}.{left}"), ignore_errors=True)
+
+
 def run_stage(root: Path, config: Config, name: str, shard: str = "") -> Report:
     """Make one artefact, whole or not at all.
 
@@ -126,7 +137,9 @@ def run_stage(root: Path, config: Config, name: str, shard: str = "") -> Report:
     scratch = root / "data" / ".scratch" / name / shard
     scratch.mkdir(parents=True, exist_ok=True)
     try:
-        with whole_folder(output(root, name, shard)) as out:
+        target = output(root, name, shard)
+        clear_beside(target)
+        with whole_folder(target, partial(root, name, shard)) as out:
             report = stage.function()(StageContext(root, stage, config, shard, out, scratch))
             report.save(out)
     except OSError as error:

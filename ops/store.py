@@ -1,10 +1,12 @@
 """Where things lie on disk, and writes that are whole or absent.
 
-A stage fills a temporary folder; only when it has returned is the folder renamed into place. A killed stage leaves
-the previous output untouched. What a long stage wants to keep across an interruption (finished clips, optimiser
+A stage fills a temporary folder; only when it has returned does the folder change places with the output before it, in
+one step of the file system. A killed stage leaves the previous output untouched. What a long stage wants to keep across an interruption (finished clips, optimiser
 state) goes into its scratch folder, which is removed once the output stands.
 """
 
+import ctypes
+import errno
 import json
 import os
 import shutil
@@ -60,42 +62,74 @@ def write_file(path: Path, data: bytes) -> None:
     """Whole or absent: temp name, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # a full disk gets its bytes back
+        raise
 
 
 @contextmanager
-def whole_folder(target: Path):
-    """Yield a temporary folder that takes the place of `target` if, and only if, the block succeeds."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    _remove(partial)  # left by a killed run; nobody reads dotted names
-    partial.mkdir()
+def whole_folder(target: Path, partial: Path):
+    """Yield `partial`, made empty, which takes the place of `target` if, and only if, the block succeeds.
+
+    partial: on the target's file system, and not beside it: whoever lists shards would find half of one.
+    """
+    _remove(partial)  # left by a killed run
+    if _aside(partial).exists() and not target.exists():
+        _aside(partial).rename(target)  # killed between the two renames of `replace_folder`
+    partial.mkdir(parents=True)
     try:
         yield partial
+        replace_folder(partial, target)
     except BaseException:
         _remove(partial)
         raise
-    replace_folder(partial, target)
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Put a finished folder of the same file system in the place of `target`, whose readers see one or the other."""
+    """Put a finished folder of the same file system in the place of `target`, whose readers see one or the other.
+
+    Where the file system cannot exchange two names at once (NFS), there is neither for an instant.
+    """
     _sync(new)
     target.parent.mkdir(parents=True, exist_ok=True)
-    old = target.with_name(f".{target.name}.old")
-    _remove(old)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    _remove(old)
+    if not target.exists():
+        new.rename(target)
+    elif not _exchange(new, target):
+        _remove(_aside(new))
+        target.rename(_aside(new))
+        new.rename(target)
+    _remove(new)  # by now the old one, if there was one
+    _remove(_aside(new))
+
+
+def _aside(partial: Path) -> Path:
+    return partial.with_name(f"{partial.name}.old")
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names at once; False where the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if renameat2(here, os.fsencode(one.absolute()), here, os.fsencode(other.absolute()), swap) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
 
 
 def _remove(folder: Path) -> None:
-    if folder.exists():
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
         shutil.rmtree(folder)
 
 
