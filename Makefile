@@ -10,7 +10,7 @@ export MUJOCO_GL ?= egl
 # packages are installed without bytecode: where none may be written, every process compiles what it imports anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup bootstrap demo report ui test check bench clean
+.PHONY: help setup bootstrap demo report ui screenshots test check bench clean
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ report: setup  ## write report.html from what is materialised
 
 ui: setup  ## Dagster on http://127.0.0.1:3000 and MLflow on http://127.0.0.1:5000
 	$(BIN)/python -m dagster_project.ui
+
+screenshots: $(VENV)/.ready-dev  ## pictures of the UI for docs/operations.md, on a finished demo
+	$(BIN)/python -m dagster_project.screenshots
 
 check: $(VENV)/.ready-dev  ## lint, spelling, layer contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/codespell && $(BIN)/lint-imports

@@ -1,7 +1,9 @@
 """From a row of ops/stages.py and a text for the catalogue to an asset with metadata, data version and checks."""
 
+import ast
 import base64
 import hashlib
+import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from assets.automation import automation
 from assets.handles import StageRunner
 from assets.partitions import by_shard
 from ops import artefacts, checks
+from ops import stages as ops_stages
 from ops.artefacts import Artefact
 from ops.code_version import code_version
 from ops.config import Config
@@ -56,12 +59,22 @@ def build(described: Described, group: str, config: Config, root: Path) -> dg.As
         partitions_def=by_shard(config) if stage.partitioned else None,
         code_version=version_of_code(stage, config),
         check_specs=[
-            dg.AssetCheckSpec(check.name, asset=stage.name, description=check.text, blocking=check.blocking)
+            dg.AssetCheckSpec(
+                check.name,
+                asset=stage.name,
+                description=check.text,
+                blocking=check.blocking,
+                partitions_def=by_shard(config) if stage.partitioned else None,
+            )
             for check in checks.checks_of(stage.name)
         ],
         automation_condition=automation(stage, VIDEO_FOLDERS),
         freshness_policy=FRESHNESS.get(stage.name),
-        metadata={"dagster/uri": str(root / "data" / stage.name), "section": ", ".join(stage.params)},
+        metadata={
+            "dagster/uri": str(root / "data" / stage.name),
+            "params.yaml": ", ".join(stage.params) or "no section of it",
+            "dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[code_reference(stage)]),
+        },
         pool="gpu" if stage.gpu else None,
     )
     def asset(context: dg.AssetExecutionContext, runner: dg.ResourceParam[StageRunner]) -> dg.MaterializeResult:
@@ -101,27 +114,32 @@ def materialised(artefact: Artefact) -> dg.MaterializeResult:
 
 
 def metadata(artefact: Artefact) -> dict[str, dg.MetadataValue]:
-    """Row counts, rejects, schema, metrics, notes, small tables and pictures of a report."""
+    """What a person looks at first comes first: pictures, rows and rejects, metrics, tables, notes; then where it lies."""
     report = artefact.report
-    values: dict[str, dg.MetadataValue] = {
-        "folder": dg.MetadataValue.path(str(artefact.folder)),
-        "dvc_hash": dg.MetadataValue.text(artefact.version),
-        "seconds": dg.MetadataValue.float(round(artefact.seconds, 2)),
-    }
+    values: dict[str, dg.MetadataValue] = {}
+    for title, path in list(report.pictures.items())[:MAX_PICTURES]:
+        values[f"picture/{title}"] = picture(artefact.folder / path, title)
     if report.rows:
         values["dagster/row_count"] = dg.MetadataValue.int(next(iter(report.rows.values())))
     values |= {f"rows/{name}": dg.MetadataValue.int(count) for name, count in report.rows.items()}
     values |= {f"rejected/{reason}": dg.MetadataValue.int(count) for reason, count in report.rejects.items()}
-    values |= {f"metric/{name}": dg.MetadataValue.float(float(value)) for name, value in report.metrics.items()}
-    schema = column_schema(artefact.stage)
-    if schema:
-        values["dagster/column_schema"] = schema
-    if report.notes:
-        values["notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in report.notes))
+    values |= {f"metric/{name}": dg.MetadataValue.float(_rounded(value)) for name, value in report.metrics.items()}
     values |= {f"table/{title}": dg.MetadataValue.md(markdown_table(rows)) for title, rows in report.tables.items()}
-    for title, path in list(report.pictures.items())[:MAX_PICTURES]:
-        values[f"picture/{title}"] = picture(artefact.folder / path, title)
-    return values
+    if report.notes:
+        values["notes"] = dg.MetadataValue.md("\n".join(f"- {html.escape(note)}" for note in report.notes))
+    schema, lineage = column_schema(artefact.stage), column_lineage(artefact.stage)
+    values |= {"dagster/column_schema": schema} if schema else {}
+    values |= {"dagster/column_lineage": lineage} if lineage else {}
+    return values | {
+        "folder": dg.MetadataValue.path(str(artefact.folder)),
+        "dvc_hash": dg.MetadataValue.text(artefact.version),
+        "seconds": dg.MetadataValue.float(round(artefact.seconds, 2)),
+    }
+
+
+def _rounded(value: float) -> float:
+    """Four digits: what a catalogue can show. The report keeps all of them."""
+    return float(f"{float(value):.4g}")
 
 
 def column_schema(name: str) -> dg.TableSchemaMetadataValue | None:
@@ -139,13 +157,37 @@ def column_schema(name: str) -> dg.TableSchemaMetadataValue | None:
                 dg.TableColumn(
                     column,
                     str(spec.dtype),
-                    notes.get(column),
+                    html.escape(notes[column], quote=False) if column in notes else None,  # shown as Markdown
                     constraints=dg.TableColumnConstraints(nullable=spec.nullable, unique=spec.unique),
                 )
                 for column, spec in columns.items()
             ]
         )
     )
+
+
+def column_lineage(name: str) -> dg.TableColumnLineageMetadataValue | None:
+    """Columns upstream that the stage's columns come from, as ops/columns.py has them."""
+    from ops.columns import COLUMN_SOURCES
+
+    if name not in COLUMN_SOURCES:
+        return None
+    sources = {column: [source.split(".") for source in found] for column, found in COLUMN_SOURCES[name].items()}
+    deps = {
+        column: [dg.TableColumnDep(dg.AssetKey(stage), upstream) for stage, upstream in found]
+        for column, found in sources.items()
+    }
+    return dg.MetadataValue.column_lineage(dg.TableColumnLineage(deps))
+
+
+def code_reference(stage: Stage) -> dg.LocalFileCodeReference:
+    """File and line of the function that makes it; nothing is imported."""
+    module, function = stage.entry.split(":")
+    path = Path(ops_stages.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    defined = ast.parse(path.read_bytes()).body
+    line = next(node.lineno for node in defined if isinstance(node, ast.FunctionDef) and node.name == function)
+    label = f"{stage.entry}: makes {stage.name}"
+    return dg.LocalFileCodeReference(file_path=str(path), line_number=line, label=label)
 
 
 @cache

@@ -1,0 +1,126 @@
+"""The UI as a person uses it, in headless Chromium: for `make screenshots` and the browser test.
+
+Names are found as they are read on the screen. Dagster draws a hidden twin of most texts to measure them, so only what
+is visible counts.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ARGUMENTS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+)
+START_S, RUN_S, CLICK_S = 120, 120, 40  # on two cores that others use as well
+
+
+def chromium() -> str | None:
+    """Path of the system's Chromium; None where there is none (playwright's own download is not used)."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@contextmanager
+def opened(width: int = 1500, height: int = 1000) -> Iterator:
+    """A page of a new browser. Raises FileNotFoundError saying what to install."""
+    from playwright.sync_api import sync_playwright
+
+    program = chromium()
+    if program is None:
+        raise FileNotFoundError("no Chromium on PATH: on Debian or Ubuntu `sudo apt-get install chromium`")
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=program, args=list(ARGUMENTS))
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(CLICK_S * 1000)
+        yield page
+        browser.close()
+
+
+@contextmanager
+def serving(command: list[str], root: Path, address: str, environment: dict[str, str], log: Path) -> Iterator[None]:
+    """A server of `ui.commands`, in a process group of its own that ends with the block. Raises RuntimeError with the
+    end of its log where it does not answer in time."""
+    with log.open("wb") as out:
+        server = subprocess.Popen(
+            command, cwd=root, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            _wait(address, server, log)
+            yield
+        finally:
+            _end(server)
+
+
+def _wait(address: str, server: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.3)
+    end = log.read_text(encoding="utf-8", errors="replace")[-3000:]
+    raise RuntimeError(f"nothing answers at {address} after {START_S} s; {log} ends with:\n{end}")
+
+
+def _end(server: subprocess.Popen) -> None:
+    for sent, patience_s in ((signal.SIGINT, 30), (signal.SIGKILL, 10)):
+        try:
+            os.killpg(server.pid, sent)
+            server.wait(patience_s)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def words(scope, text: str | re.Pattern):
+    """The first visible place where exactly this is written. scope: a page or a part of one."""
+    return scope.get_by_text(text, exact=True).filter(visible=True).first
+
+
+def node(page, name: str):
+    """An asset in the graph."""
+    return words(page.locator("foreignObject"), name)
+
+
+def graph(page, address: str) -> None:
+    """Open the asset graph with all of its groups unfolded."""
+    page.goto(f"{address}/asset-groups")
+    page.locator("foreignObject").first.wait_for()
+    page.keyboard.press("Alt+e")
+    node(page, "champion").wait_for()
+
+
+def materialise(page, partition: str) -> None:
+    """Press Materialize of what the page shows or has selected, choose the partition, launch."""
+    page.get_by_role("button", name=re.compile("Materialize")).first.click()
+    dialog = page.get_by_role("dialog").first
+    dialog.get_by_text("Select a partition or create one").click()
+    words(page.get_by_role("dialog").last, partition).click()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Launch 1 run").click()
+    dialog.wait_for(state="hidden")
+
+
+def finished(page, address: str, status: str) -> None:
+    """Open the newest run and wait until it has this status. Raises playwright's TimeoutError."""
+    page.goto(f"{address}/runs")
+    run = page.locator("a[href^='/runs/']").filter(visible=True).first.get_attribute("href")
+    page.goto(f"{address}{run}")
+    words(page, status).wait_for(timeout=RUN_S * 1000)

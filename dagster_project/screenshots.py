@@ -1,0 +1,202 @@
+"""`python -m dagster_project.screenshots`: pictures of the real UI on a finished workspace, for docs/operations.md.
+
+Everything happens in a copy of the workspace beside it (data by hard links), which is removed afterwards: there a clip
+is taken out of a shard, which then is stale and re-run, and depth is written in a wrong unit, which a check refuses.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from dagster_project import browser, home, ui
+from dagster_project.jobs import LABEL_SHARD
+from ops import config, data_version, tracking
+
+OUT = Path(__file__).parent.parent / "docs" / "pictures" / "ui"
+LEFT_OUT = (".venv", ".git", "dvc.lock.*", "__pycache__", "report.html")
+MAX_BYTES = 200_000
+SETTLE_MS = 2500  # what is drawn after the last answer came: layout, fonts, curves
+SHARD = "synthetic-01"  # of the demo: small, with labels and depth
+DEPTH = "depth_tenth_mm"
+
+
+def main() -> int:
+    """Exit code 1 where the workspace is not finished or there is no browser."""
+    parser = argparse.ArgumentParser(prog="python -m dagster_project.screenshots", description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, default=Path(os.environ.get("HAND3D_ROOT", ".")), help="workspace")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder for the pictures")
+    options = parser.parse_args()
+    try:
+        with copied(options.root.resolve()) as root:
+            take_all(root, options.out)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"screenshots: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+@contextmanager
+def copied(root: Path) -> Iterator[Path]:
+    """A copy to play with, on the same disk. Raises ValueError for a workspace without a champion."""
+    if SHARD not in config.load(root / "params.yaml").shards or not (root / "data" / "champion").is_dir():
+        raise ValueError(f"{root} is no finished workspace of the demo: run `make demo` first")
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f"{root.name}-pictures-") as folder:
+        copy = Path(folder) / root.name
+        shutil.copytree(root, copy, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT, "data", "cache"))
+        for part in ("data", ".dvc/cache"):
+            if (root / part).is_dir():
+                shutil.copytree(root / part, copy / part, symlinks=True, copy_function=os.link)
+        yield copy
+
+
+def take_all(root: Path, out: Path) -> None:
+    """Serve the workspace and take every picture; out: made where it is missing."""
+    out.mkdir(parents=True, exist_ok=True)
+    os.environ["DAGSTER_HOME"] = str(root / ".dagster")
+    home.prepare(root)
+    data_version.prepare(root)
+    with ExitStack() as stack:
+        dagster, mlflow = serve(root, stack)
+        page = stack.enter_context(browser.opened())
+        of_the_graph(page, dagster, out)
+        of_assets(page, dagster, out)
+        of_a_rerun(page, dagster, root, out)
+        of_a_refusal(page, dagster, root, out)
+        of_mlflow(page, mlflow, root, out)
+
+
+def serve(root: Path, stack: ExitStack) -> tuple[str, str]:
+    """Addresses of both servers, as `make ui` starts them, on free ports."""
+    paths = [str(root), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    found = []
+    ports = {"Dagster": ui.DAGSTER_PORT, "MLflow": ui.MLFLOW_PORT}
+    for name, command in ui.commands(root).items():
+        port = browser.free_port()
+        address = f"http://127.0.0.1:{port}"
+        words = [str(port) if word == str(ports[name]) else word for word in command]
+        asked = f"{address}/server_info" if name == "Dagster" else f"{address}/health"
+        stack.enter_context(browser.serving(words, root, asked, environment, root / f"{name}.log"))
+        found.append(address)
+    return found[0], found[1]
+
+
+def of_the_graph(page, address: str, out: Path) -> None:
+    page.set_viewport_size({"width": 1900, "height": 900})
+    browser.graph(page, address)
+    page.get_by_text("Hide navigation").click()
+    shoot(page, out / "asset-graph.png")
+    page.set_viewport_size({"width": 1500, "height": 1000})
+
+
+def of_assets(page, address: str, out: Path) -> None:
+    """Two assets with their pictures, the columns of one and where they come from, and its checks."""
+    for name, shard in (("mano_fits", "pose2sim"), ("hand3d_visual", "synthetic-00")):
+        partition(page, address, name, shard)
+        page.locator("img[src^='data:image/png']").first.wait_for()
+        shoot(page, out / f"{name}.png")
+    page.goto(f"{address}/assets/hand3d_visual?view=overview")
+    browser.words(page, "distance_m").wait_for()
+    shoot(page, out / "columns.png")
+    page.goto(f"{address}/assets/hand3d_visual?view=lineage&column=distance_m")
+    browser.words(page, "position_cam").wait_for()
+    shoot(page, out / "column-lineage.png")
+    page.goto(f"{address}/assets/mano_fits?view=checks&checkDetail=hand_sized")
+    browser.words(page, "Passed").wait_for()
+    shoot(page, out / "checks.png")
+
+
+def of_a_rerun(page, address: str, root: Path, out: Path) -> None:
+    """A clip is taken out of a shard; its partition is stale, and is made again."""
+    clip = max((root / "data" / "raw" / SHARD).glob("*.mp4"))
+    for path in (clip, clip.with_suffix(".npz")):
+        path.unlink()
+    report_sources(root)
+    partition(page, address, "raw_videos", SHARD)
+    page.get_by_text("Unsynced (1)").hover()
+    page.get_by_text(re.compile("has a new data version")).wait_for()
+    shoot(page, out / "stale-partition.png")
+    rerun(page, address, "Success")
+    shoot(page, out / "rerun.png")
+    partition(page, address, "raw_videos", SHARD)
+    shoot(page, out / "rerun-partition.png")
+
+
+def of_a_refusal(page, address: str, root: Path, out: Path) -> None:
+    """Depth of a shard is written in a unit ten times too large."""
+    import numpy as np
+
+    for path in sorted((root / "data" / "raw" / SHARD).glob("*.npz")):
+        arrays = dict(np.load(path))
+        arrays[DEPTH] //= 10
+        path.unlink()  # a hard link: the workspace's own stays as it is
+        np.savez_compressed(path, **arrays)
+    report_sources(root)
+    partition(page, address, "raw_videos", SHARD)
+    rerun(page, address, "Failure")
+    page.goto(f"{address}/assets/mano_fits?view=checks&checkDetail=depth_scale")
+    browser.words(page, "Failed").wait_for()
+    shoot(page, out / "failed-check.png")
+
+
+def of_mlflow(page, address: str, root: Path, out: Path) -> None:
+    """A training run with its curves, and the champion's page."""
+    name = config.load(root / "params.yaml").champion.model_name
+    version = tracking.get_alias(root, name, "champion")
+    run = tracking.version_run_id(root, name, version)
+    page.goto(f"{address}/#/experiments/{tracking.experiment_id(root)}/runs/{run}/model-metrics")
+    page.get_by_text("loss").first.wait_for()
+    shoot(page, out / "mlflow-run.png")
+    page.goto(f"{address}/#/models/{name}/versions/{version}")
+    page.get_by_text("dvc_md5").first.wait_for()
+    shoot(page, out / "mlflow-model-version.png")
+
+
+def partition(page, address: str, name: str, shard: str) -> None:
+    page.goto(f"{address}/assets/{name}?view=partitions&partition={shard}")
+    browser.words(page, "Latest materialization").wait_for()
+
+
+def rerun(page, address: str, status: str) -> None:
+    """The shard's whole chain, from the job's page."""
+    page.goto(f"{address}/locations/dagster_project.definitions/jobs/{LABEL_SHARD}")
+    browser.materialise(page, SHARD)
+    browser.finished(page, address, status)
+
+
+def report_sources(root: Path) -> None:
+    """What the sensor source_changes does once a minute."""
+    import dagster as dg
+
+    from dagster_project import sensors
+
+    settings = config.load(root / "params.yaml")
+    with dg.DagsterInstance.get() as instance:
+        for event in sensors.changes(settings, root, {})[0]:
+            instance.report_runless_asset_event(event)
+
+
+def shoot(page, path: Path) -> None:
+    """Save what is on the screen, in as many colours as 200 kB hold. Raises ValueError where 16 are too many."""
+    from PIL import Image
+
+    page.wait_for_timeout(SETTLE_MS)
+    page.screenshot(path=path)
+    with Image.open(path) as found:
+        picture = found.convert("RGB")
+    for colours in (256, 128, 64, 32, 16):
+        picture.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
+        if path.stat().st_size < MAX_BYTES:
+            print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB, {colours} colours", flush=True)
+            return
+    raise ValueError(f"{path.name} has {path.stat().st_size} bytes, more than {MAX_BYTES}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
