@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,7 +15,7 @@ import yaml
 from ops import jobs
 from ops.code_version import code_files
 from ops.stages import STAGES
-from tests.runners.test_docker import builder
+from tests.runners.test_docker import builder, cache
 from tests.runners.world import REPOSITORY
 
 INFRA = REPOSITORY / "infra"
@@ -66,24 +67,50 @@ def test_secrets_are_not_committed():
     assert ignored.returncode == 0
 
 
-def test_compose_accepts_the_file():
-    command = next(
-        ([tool, *more] for tool, more in (("docker", ["compose"]), ("docker-compose", [])) if _runs([tool, *more])),
-        None,
-    )
-    if command is None:
+@pytest.fixture(scope="session")
+def compose_command(tmp_path_factory):
+    """`docker compose` where it is installed, else docker-compose out of Debian's packages, else a skip that says so."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0:
+            return command
+    if not shutil.which("apt-get") or not Path("/usr/bin/python3").exists():
         pytest.skip(
-            "neither `docker compose` nor docker-compose is installed: the file was checked by the tests above only"
+            "neither `docker compose` nor docker-compose is installed, and there is no apt-get to fetch it with"
         )
-    done = subprocess.run(
-        [*command, "--env-file", "env.example", "--file", "compose.yaml", "config", "--no-interpolate", "--quiet"],
-        cwd=INFRA, capture_output=True, text=True,
-    )  # fmt: skip
+    folder = cache() / "compose-packages"
+    got = subprocess.run([INFRA / "docker" / "engine.sh", "compose", folder], capture_output=True, text=True)
+    if got.returncode:
+        pytest.skip(f"docker-compose can neither be found nor fetched here: {got.stderr.strip()[-300:]}")
+    return [got.stdout.strip()]
+
+
+@pytest.mark.slow
+def test_compose_accepts_the_file_and_fills_it_in(compose_command, tmp_path):
+    """With the example's variables, the empty ones filled in: what compose makes of it is what is meant."""
+    filled = re.sub(
+        r"^([A-Z0-9_]+)=(''|)$", r"\1=filled", (INFRA / "env.example").read_text("utf-8"), flags=re.MULTILINE
+    )
+    text = (INFRA / "compose.yaml").read_text(encoding="utf-8")
+    assert text.count("\nname: hand3d\n") == 1
+    (tmp_path / ".env").write_text(filled, encoding="utf-8")
+    # docker-compose 1 refuses the top-level name, which later ones want
+    given = text if compose_command[0] == "docker" else text.replace("\nname: hand3d\n", "\n")
+    (tmp_path / "compose.yaml").write_text(given, encoding="utf-8")
+    command = [*compose_command, "--env-file", ".env", "--file", "compose.yaml", "--project-name", "hand3d", "config"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def _runs(command):
-    return shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0
+    resolved = yaml.safe_load(done.stdout)["services"]
+    assert set(resolved) == set(compose()["services"])
+    assert resolved["mlflow"]["environment"]["AWS_SECRET_ACCESS_KEY"] == "filled"
+    assert "HAND3D_DEPLOYMENT" not in resolved["webserver"]["environment"]
+    assert resolved["code"]["environment"]["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    (port,) = resolved["proxy"]["ports"]
+    assert port == "127.0.0.1:8443:8443/tcp" or (port["host_ip"], port["published"]) == ("127.0.0.1", "8443")
+    incomplete = filled.replace("STORE_PASSWORD=filled", "STORE_PASSWORD=")
+    (tmp_path / ".env").write_text(incomplete, encoding="utf-8")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "STORE_PASSWORD" in done.stderr, "a missing secret is named"
 
 
 @pytest.mark.skipif(not find_spec("kubernetes_validate"), reason="pip install 'hand3d-pipeline[k8s]'")
@@ -109,6 +136,38 @@ def test_nothing_in_the_cluster_is_privileged():
     assert "LoadBalancer" not in text
     assert "privileged: true" not in text
     assert "pod-security.kubernetes.io/enforce: restricted" in text
+
+
+def test_mlflow_of_the_cluster_is_the_one_that_the_others_name():
+    by_kind = {document["kind"]: document for name, document in manifests() if name == "mlflow.yaml"}
+    service, pod = by_kind["Service"], by_kind["Deployment"]["spec"]["template"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    (container,) = pod["spec"]["containers"]
+    (port,) = service["spec"]["ports"]
+    assert port["targetPort"] == container["ports"][0]["name"]
+    address = f"http://{service['metadata']['name']}.{service['metadata']['namespace']}.svc:{port['port']}"
+    assert address in (INFRA / "k8s" / "dagster-values.yaml").read_text("utf-8")
+    env = {entry["name"]: entry for entry in container["env"]}
+    assert address.removeprefix("http://") in env["MLFLOW_SERVER_ALLOWED_HOSTS"]["value"].split(",")
+    secret = [name for name, entry in env.items() if "secretKeyRef" in entry.get("valueFrom", {})]
+    assert set(secret) == {"MLFLOW_POSTGRES_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    policies = {document["metadata"]["name"]: document for _, document in manifests() if "podSelector" in str(document)}
+    (way,) = [rule for rule in policies["jobs-that-track"]["spec"]["egress"] if "podSelector" in rule["to"][0]]
+    assert way["to"][0]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert way["ports"] == [{"protocol": "TCP", "port": port["port"]}]
+
+
+def test_mlflow_of_the_cluster_takes_its_settings_from_these_variables():
+    """They are options of `mlflow server` by environment; one that it does not know would be ignored in silence."""
+    from mlflow.cli import cli
+
+    known = {str(option.envvar) for option in cli.commands["server"].params if option.envvar}
+    (deployment,) = [document for name, document in manifests() if document["kind"] == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    names = {entry["name"] for entry in container["env"] if entry["name"].startswith("MLFLOW_")}
+    assert names - {"MLFLOW_POSTGRES_PASSWORD", "MLFLOW_S3_ENDPOINT_URL"} <= known
+    flags = {option for parameter in cli.commands["server"].params for option in parameter.opts}
+    assert {word for word in container["command"] if word.startswith("--")} <= flags
 
 
 def test_chart_and_runner_agree_on_names():
