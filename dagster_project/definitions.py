@@ -9,6 +9,7 @@ from assets.factory import build_group
 from assets.partitions import workspace
 from assets.upkeep import upkeep
 from dagster_project.jobs import jobs
+from dagster_project.registry_events import registry_sensor
 from dagster_project.resources import resources
 from dagster_project.schedules import schedules
 from dagster_project.sensors import sensors
@@ -28,7 +29,7 @@ def build(root: Path) -> dg.Definitions:
         assets=[*assets, *upkeep(settings, root)],
         jobs=jobs(),
         schedules=schedules(settings, root),
-        sensors=[*sensors(settings, root), alert_sensor()],
+        sensors=[*sensors(settings, root), alert_sensor(), registry_sensor(settings, root)],
         resources=resources(root),
         executor=dg.in_process_executor,
     )

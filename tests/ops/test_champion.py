@@ -15,6 +15,7 @@ from ops.evaluation import champion
 from ops.evaluation.champion import Decision, Interval, Rule
 from ops.pipeline import run_stage
 from tests.assets import fakes
+from tests.ops import registry_world as world
 
 REPOSITORY = Path(__file__).parents[2]
 RULE = Rule("progress", 0.9, 10, 0.0, 0.0, 0.0)
@@ -92,7 +93,7 @@ def test_rule_of_the_repository_holds_the_tested_values():
 def test_registry_over_four_policies(tmp_path, monkeypatch):
     """First is promoted, a worse one refused, a better one promoted, the same one again keeps its version."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    root = fakes.workspace(tmp_path)
+    root = world.store(fakes.workspace(tmp_path))
     (root / champion.RULE_FILE).write_bytes((REPOSITORY / champion.RULE_FILE).read_bytes())
     settings = load(root / "params.yaml")
     name = settings.champion.model_name

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ops import tracking
+from tests.ops import registry_world as world
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,9 @@ class Section:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("tracking")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return world.store(tmp_path_factory.mktemp("tracking"))
 
 
 @pytest.fixture(autouse=True)
