@@ -5,6 +5,7 @@ one. Sections are frozen, so a run's configuration is what it started with.
 """
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 
 import yaml
+
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -295,7 +298,14 @@ def load(path: Path) -> Config:
         raise ValueError(
             f"no configuration at {path}: run inside a workspace (a folder with params.yaml) or pass --root"
         )
-    return build(Config, yaml.safe_load(path.read_text(encoding="utf-8")) or {}, path.name)
+    loaded = build(Config, yaml.safe_load(path.read_text(encoding="utf-8")) or {}, path.name)
+    for shard in loaded.shards:
+        if not SHARD_NAME.fullmatch(shard):
+            raise ValueError(
+                f"{path.name}.shards: {shard!r} is no name of a shard, which is a folder's name and a word of a command: "
+                "letters, digits, '_', '-' and '.', beginning with a letter or digit"
+            )
+    return loaded
 
 
 def build(kind, value, where: str):

@@ -18,6 +18,9 @@ from jaxtyping import Float, UInt8
 
 from ops.rejects import ClipError, Reason
 
+LOCAL_ONLY = {"protocol_whitelist": "file", "format_whitelist": "mov,avi,matroska,webm"}
+"""For the demuxer: a text file named clip.mp4 can be a play list, which opens other files and addresses."""
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -163,7 +166,7 @@ def _open(path: Path):
     if path.stat().st_size == 0:
         raise ClipError(Reason.EMPTY_VIDEO, f"{path.name} has 0 bytes")
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), options=LOCAL_ONLY)
     except av.FFmpegError as error:
         raise ClipError(Reason.CORRUPT_VIDEO, f"{path.name} is not a readable video: {error.strerror}") from error
     if not container.streams.video:

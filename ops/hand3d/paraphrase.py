@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import polars as pl
 
@@ -59,6 +60,11 @@ class OpenAICompatible:
             if self.key_variable not in os.environ:
                 raise OSError(f"environment variable {self.key_variable} is not set: it holds the key for {self.url}")
             headers["Authorization"] = f"Bearer {os.environ[self.key_variable]}"
+        address = urlsplit(self.url)
+        if address.scheme not in ("http", "https"):
+            raise ValueError(f"wording_url is {self.url!r}: give the http or https address of a server")
+        if self.key_variable and address.scheme == "http" and address.hostname not in ("127.0.0.1", "localhost"):
+            raise ValueError(f"wording_url {self.url} would send the key in {self.key_variable} unencrypted: use https")
         request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=self.timeout_s) as reply:
             return json.load(reply)["choices"][0]["message"]["content"]

@@ -8,6 +8,7 @@ lack that column and have a fresh image in every row.
 
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -141,6 +142,14 @@ def _view_name(key: str) -> str:
     return next((view for view, known in VIEW_KEYS.items() if known == key), key.rsplit(".", 1)[-1])
 
 
+def video_file(folder: Path, info: dict, key: str, chunk: object, file: object) -> Path:
+    """Where info.json says that a video lies. Raises ValueError for a place outside the data set."""
+    path = folder / str(info["video_path"]).format(video_key=key, chunk_index=chunk, file_index=file)
+    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder)):  # links are the owner's own
+        raise ValueError(f"{folder}: info.json names a video outside the data set ({path}): fetch it again")
+    return path
+
+
 def _tasks(folder: Path) -> tuple[str, ...]:
     table = pq.read_table(folder / "meta" / "tasks.parquet")
     text = "__index_level_0__" if "__index_level_0__" in table.column_names else "task"
@@ -206,10 +215,8 @@ def _video_frames(
             path, columns=["episode_index", *(prefix + c for c in ("chunk_index", "file_index", "from_timestamp"))]
         )
         for row in table.to_pylist():
-            name = info["video_path"].format(
-                video_key=key, chunk_index=row[prefix + "chunk_index"], file_index=row[prefix + "file_index"]
-            )
-            starts[row["episode_index"]] = (folder / name, row[prefix + "from_timestamp"])
+            file = video_file(folder, info, key, row[prefix + "chunk_index"], row[prefix + "file_index"])
+            starts[row["episode_index"]] = (file, row[prefix + "from_timestamp"])
     times = np.array([starts[e][1] for e in episode]) + timestamp.reshape(len(episode))
     numbers = np.rint(times * info["fps"]).astype(int)
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt16
 
 from ops.rejects import ClipError, Reason
+from ops.video import LOCAL_ONLY
 
 OPEN_AT_ONCE = 4  # decoders kept: a stage reads a few clips side by side, not thousands
 
@@ -35,7 +36,7 @@ class GreyVideo:
     def __init__(self, path: Path):
         self.path = path
         try:
-            self._container = av.open(str(path))
+            self._container = av.open(str(path), options=LOCAL_ONLY)
             self._stream = self._container.streams.video[0]
             packets = [(p.dts, p.is_keyframe) for p in self._container.demux(self._stream) if p.size]
         except (av.FFmpegError, IndexError) as error:

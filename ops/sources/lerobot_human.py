@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ops.config import RawVideosConfig, ShardConfig
-from ops.lerobot.reader import VERSION
+from ops.lerobot.reader import VERSION, video_file
 from ops.lerobot.writer import Layout, write
 from ops.rejects import ClipError, Reason, Reject
 from ops.sources.base import Clip, Instruction, Source, read_each
@@ -142,10 +142,11 @@ def read_episodes(dataset: DataSet, view: str) -> Episodes:
         parts.append(pq.read_table(path, columns=wanted).to_pydict())
     columns = {key: [value for part in parts for value in part[key]] for key in wanted}
     order = np.argsort(columns["episode_index"])
-    names = [
-        dataset.folder / dataset.info["video_path"].format(video_key=view, chunk_index=chunk, file_index=file)
-        for chunk, file in zip(columns[wanted[3]], columns[wanted[4]], strict=True)
-    ]
+    places = zip(columns[wanted[3]], columns[wanted[4]], strict=True)
+    try:
+        names = [video_file(dataset.folder, dataset.info, view, chunk, file) for chunk, file in places]
+    except (ValueError, LookupError, AttributeError) as error:
+        raise ClipError(Reason.BAD_SIDE_FILE, f"info.json: video_path leads nowhere: {error}") from error
     return Episodes(
         number=np.array(columns["episode_index"], np.int64)[order],
         length=np.array(columns["length"], np.int64)[order],

@@ -286,8 +286,10 @@ def _num_frames(path: Path) -> int:
     """As the container states, without reading the hundreds of megabytes that VideoDepth indexes when it is used."""
     import av
 
+    from ops.video import LOCAL_ONLY
+
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options=LOCAL_ONLY) as container:
             stated = container.streams.video[0].frames
     except (av.FFmpegError, IndexError) as error:
         raise ClipError(Reason.BAD_SIDE_FILE, f"{path.name} is no readable video: {error}") from error
