@@ -246,23 +246,26 @@ def write(name: str, table: pl.DataFrame, path: Path) -> None:
 
 @contextmanager
 def writer(name: str, path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
-    """Yield a function that appends a table to the file, a row group each time: for more rows than memory holds.
+    """Yield a function that appends a table to the file: for more rows than memory holds.
 
-    Uniqueness is checked within each part.
+    At least ROW_GROUP rows are checked and written at a time, but for the last; uniqueness is checked within those.
     """
     import pyarrow.parquet as pq
 
-    empty = frame(name, []).to_arrow()
-    coded = [
-        column for column in _leaves(empty.schema) if not column.startswith("waypoints")
-    ]  # of floats no two are equal
-    with pq.ParquetWriter(path, empty.schema, compression="zstd", use_dictionary=coded) as file:
+    schema = pl.DataFrame(schema=dtypes(name)).to_arrow().schema
+    coded = [column for column in _leaves(schema) if not column.startswith("waypoints")]  # of floats no two are equal
+    held: list[pl.DataFrame] = []
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=coded) as file:
 
-        def append(table: pl.DataFrame) -> None:
-            if len(table):
-                file.write_table(validate(name, table).to_arrow().cast(empty.schema), row_group_size=ROW_GROUP)
+        def append(table: pl.DataFrame, at_least: int = ROW_GROUP) -> None:
+            held.append(table)
+            if sum(map(len, held)) >= at_least:
+                together = validate(name, pl.concat(held))
+                held.clear()
+                file.write_table(together.to_arrow().cast(schema), row_group_size=ROW_GROUP)
 
         yield append
+        append(pl.DataFrame(schema=dtypes(name)), at_least=1)
 
 
 def _leaves(schema) -> list[str]:

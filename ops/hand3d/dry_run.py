@@ -6,7 +6,6 @@ all rows are made and written as the stages do, shard by shard on several proces
 
 import resource
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -51,33 +50,31 @@ def chosen_clips() -> pl.DataFrame:
 
 
 def make(folder: Path, processes: int) -> tuple[dict[str, pl.DataFrame], list[Line]]:
-    """All rows, below folder/hand3d_visual and folder/hand3d_action; the chosen ones in folder/visual_rows.parquet and
-    folder/action_rows.parquet. -> plans counted from the chosen rows, and what each step cost."""
+    """All rows, below folder/hand3d_visual and folder/hand3d_action; the chosen ones, a file a shard, in folder/visual_rows
+    and folder/action_rows. -> plans counted from the chosen rows, and what each step cost."""
     plans, costs = {}, []
     clips = {"visual": chosen_clips().sort("clip_id"), "action": full_size.metadata(SEED, "action")}
-    for name, job, size in (("visual", visual_shard, VISUAL_SHARD), ("action", action_shard, ACTION_SHARD)):
-        jobs = [(folder / f"hand3d_{name}" / f"{i:03d}", part) for i, part in enumerate(clips[name].iter_slices(size))]
-        shards = list(_parallel(job, jobs, processes))
-        costs.append(_cost(f"{name} rows", shards, processes))
-        begin_s = time.process_time()
-        choice = _choose(name, folder, clips["visual"])
-        rows = f"{name}_rows"
-        with tables.writer(rows, folder / f"{rows}.parquet") as append:
-            for part in sampling.parts(rows, folder / f"hand3d_{name}", choice):
-                append(part)
-        plans[name] = _counted(rows, folder / f"{rows}.parquet", choice.plan)
-        costs.append({
-            "step": f"{name} sampled", "rows": len(choice.row_id), "candidates": sum(s.rows for s in shards),
-            "cpu_s": round(time.process_time() - begin_s, 1), "cpu_s_a_process": round(time.process_time() - begin_s, 1),
-            "peak_mb_a_process": round(_peak_mb()),
-        })  # fmt: skip
-    return plans, costs
-
-
-def _parallel(job: Callable, jobs: list[tuple], processes: int) -> Iterator[Shard]:
-    # forked processes would inherit locks of polars' threads
+    # spawned, since forked processes would inherit locks of polars' threads
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        yield from pool.map(job, *zip(*jobs, strict=True))
+        for name, job, size in (("visual", visual_shard, VISUAL_SHARD), ("action", action_shard, ACTION_SHARD)):
+            rows, stage = f"{name}_rows", folder / f"hand3d_{name}"
+            parts = [(stage / f"{i:03d}", part) for i, part in enumerate(clips[name].iter_slices(size))]
+            shards = list(pool.map(job, *zip(*parts, strict=True)))
+            begin_s = time.process_time()
+            choice = _choose(name, folder, clips["visual"])
+            marked = sampling.marked(rows, stage, choice)
+            choosing = Shard(0, sum(s.rows for s in shards), 0, time.process_time() - begin_s, _peak_mb())
+            jobs = [(rows, path, kept, folder / rows / f"{path.parent.name}.parquet") for path, kept in marked]
+            copied = list(pool.map(chosen_shard, *zip(*jobs, strict=True)))
+            plans[name] = _counted(folder / rows, choice.plan)
+            costs += [
+                _cost(f"{name} rows", shards, processes),
+                _cost(f"{name} choosing", [choosing], 1),
+                _cost(f"{name} chosen rows to files", copied, processes),
+            ]
+            in_all_s = round(sum(float(line["cpu_s_a_process"]) for line in costs[-3:]), 1)
+            costs.append({"step": f"{name} in all", "cpu_s_a_process": in_all_s})
+    return plans, costs
 
 
 def _cost(step: str, shards: list[Shard], processes: int) -> Line:
@@ -95,11 +92,21 @@ def _choose(name: str, folder: Path, clips: pl.DataFrame) -> sampling.Choice:
     return sampling.choose_action(folder / "hand3d_action", full_size.ACTION)
 
 
-def _counted(name: str, path: Path, plan_: pl.DataFrame) -> pl.DataFrame:
-    """The plan with its rows counted again in the file."""
-    counted = pl.scan_parquet(path).group_by("source", "task").len("rows").collect()
+def _counted(folder: Path, plan_: pl.DataFrame) -> pl.DataFrame:
+    """The plan with its rows counted again in the files."""
+    counted = pl.scan_parquet(folder / "*.parquet").group_by("source", "task").len("rows").collect()
     joined = plan_.drop("rows").join(counted, on=["source", "task"], how="left", maintain_order="left")
     return joined.with_columns(pl.col("rows").fill_null(0).cast(pl.Int64))
+
+
+def chosen_shard(name: str, path: Path, kept: pl.Series, out: Path) -> Shard:
+    """The chosen rows of a shard to a file of their own."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    begin_s = time.process_time()
+    table = tables.read(name, path)
+    with tables.writer(name, out) as append:
+        append(table.filter(kept))
+    return Shard(int(kept.sum()), len(table), 0, time.process_time() - begin_s, _peak_mb())
 
 
 def visual_shard(out: Path, clips: pl.DataFrame) -> Shard:

@@ -231,7 +231,7 @@ def _fits(
     size_m = clips["motion_m"].to_numpy()[of]
     for axis, (rate, phase) in enumerate(zip((1.1, 1.7, 0.9), rng.uniform(0, 6.3, (3, len(clips))), strict=True)):
         wrist[:, axis] += size_m * np.sin(rate * times_s + phase[of])
-    wrist_cam = recordings.to_camera(poses, wrist[:, None])[:, 0]
+    wrist_cam = recordings.to_camera(poses, np.arange(len(wrist)), wrist)
     return pl.DataFrame({
         "clip_id": clips["clip_id"].gather(of), "frame": frame.astype(np.int32), "side": pl.Series(list(SIDES)).gather(side[of]),
         "tau": pl.Series(wrist_cam.astype(np.float32), dtype=vec(3)),

@@ -1,36 +1,36 @@
 """Windows of wrist motion -> waypoints, path lengths and motion tokens, many windows at once (paper 3.2.1, suppl. C).
 
-Windows of equally many waypoints are worked on together, in blocks that fit the cache. Both hands' waypoints alternate,
-left first. Metres; waypoints in the camera frame of the conditioning image.
+Waypoints of all windows stand end to end, window i from offsets[i] to offsets[i + 1]; both hands' alternate, left first.
+Metres; waypoints in the camera frame of the conditioning image.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from jaxtyping import Bool, Float, Float32, Int, UInt16
+from numba import njit
 
 from ops.hand3d import motion_tokens, recordings, trajectories
 from ops.hand3d.recordings import Recordings, Sightings
 from ops.sources.base import SIDES
 from ops.tables import BOTH
 
-BLOCK_POINTS = 1 << 16
-
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """What windows look like in the world, before any camera. One entry a window.
+    """What windows look like in the world, before any camera.
 
-    num_gaps: waypoints that nobody saw. length_m: path length, of the hand that moves more (0 with gaps).
-    blocks: (windows, waypoints in the world frame) of equally long ones.
+    num_gaps: waypoints of each window that nobody saw. length_m: its path length, of the hand that moves more (0 with
+    gaps). kept: windows without gaps that move enough; offsets, world: waypoints of those alone.
     """
 
     num_gaps: Int[np.ndarray, " windows"]
     length_m: Float[np.ndarray, " windows"]
-    blocks: list[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n points 3"]]]
+    kept: Int[np.ndarray, " rows"]
+    offsets: Int[np.ndarray, " rows_1"]
+    world: Float[np.ndarray, "points 3"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,65 +45,47 @@ class Views:
 
 
 def paths(seen: Sightings, windows: pl.DataFrame, max_gap_s: float, min_length_m: float) -> Paths:
-    """Waypoints of all windows; blocks hold only those without gaps and at least min_length_m long."""
-    num_gaps, length_m = np.zeros(len(windows), np.int64), np.zeros(len(windows))
-    start_s, hz = windows["start_s"].to_numpy(), windows["hz"].to_numpy()
-    left = 2 * windows["clip"].to_numpy()
-    own = left + (windows["side"] == SIDES[1]).to_numpy()
-    blocks = []
-    for members, is_both, num in _blocks(windows):
-        times_s = (start_s[members, None] + np.arange(num) / hz[members, None]).reshape(-1)
-        tracks = (left[members], left[members] + 1) if is_both else (own[members],)
-        world, gaps = _waypoints(seen, tracks, times_s, num, max_gap_s)
-        moved = np.max([trajectories.path_length_m(world[:, :, hand]) for hand in range(len(tracks))], axis=0)
-        num_gaps[members], length_m[members] = gaps, np.where(gaps > 0, 0.0, moved)
-        kept = (gaps == 0) & (moved >= min_length_m)
-        if kept.any():
-            blocks.append((members[kept], world[kept].reshape(int(kept.sum()), -1, 3)))
-    return Paths(num_gaps, length_m, blocks)
+    """Waypoints of all windows (windows.WINDOW)."""
+    both = (windows["side"] == BOTH).to_numpy()
+    hands, first_track = 1 + both, 2 * windows["clip"].to_numpy() + (windows["side"] == SIDES[1]).to_numpy()
+    offsets = _offsets(hands * windows["num"].to_numpy())
+    track, times_s = _asked(first_track, hands, windows["start_s"].to_numpy(), windows["hz"].to_numpy(), offsets)
+    world, supported = trajectories.resample(seen, track, times_s, max_gap_s)
+    num_gaps = _sums(~supported, offsets)
+    length_m = np.where(num_gaps > 0, 0.0, trajectories.path_length_m(world, offsets, hands))
+    kept = (num_gaps == 0) & (length_m >= min_length_m)
+    nums = np.diff(offsets)
+    return Paths(num_gaps, length_m, np.flatnonzero(kept), _offsets(nums[kept]), world[np.repeat(kept, nums)])
 
 
-def _blocks(windows: pl.DataFrame) -> Iterator[tuple[np.ndarray, bool, int]]:
-    """Places of windows with equally many waypoints of the same number of hands, whether of both, and how many."""
-    both, num = (windows["side"] == BOTH).to_numpy(), windows["num"].to_numpy()
-    for is_both in (False, True):
-        for length in np.unique(num[both == is_both]):
-            members = np.flatnonzero((both == is_both) & (num == length))
-            step = max(1, BLOCK_POINTS // int(length))
-            for start in range(0, len(members), step):
-                yield members[start : start + step], is_both, int(length)
+@njit(cache=True)
+def _asked(
+    first_track: np.ndarray, hands: np.ndarray, start_s: np.ndarray, hz: np.ndarray, offsets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Track and time of every waypoint."""
+    track, times_s = np.empty(offsets[-1], np.int64), np.empty(offsets[-1])
+    for row in range(len(hands)):
+        for i in range(offsets[row + 1] - offsets[row]):
+            track[offsets[row] + i] = first_track[row] + i % hands[row]
+            times_s[offsets[row] + i] = start_s[row] + i // hands[row] / hz[row]
+    return track, times_s
 
 
-def _waypoints(
-    seen: Sightings, tracks: tuple[Int[np.ndarray, " n"], ...], times_s: Float[np.ndarray, " n_num"], num: int, max_gap_s: float
-) -> tuple[Float[np.ndarray, "n num hands 3"], Int[np.ndarray, " n"]]:  # fmt: skip
-    """World frame, of one track a window and hand -> waypoints, and how many of them are not supported."""
-    world = np.empty((len(tracks[0]), num, len(tracks), 3))
-    gaps = np.zeros(len(tracks[0]), np.int64)
-    for hand, track in enumerate(tracks):
-        points, supported = trajectories.resample(seen, np.repeat(track, num), times_s, max_gap_s)
-        world[:, :, hand] = points.reshape(-1, num, 3)
-        gaps += (~supported).reshape(-1, num).sum(axis=1)
-    return world, gaps
+def _offsets(nums: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n_1"]:
+    return np.concatenate([[0], np.cumsum(nums)]).astype(np.int64)
+
+
+def _sums(flags: Bool[np.ndarray, " points"], offsets: Int[np.ndarray, " n_1"]) -> Int[np.ndarray, " n"]:
+    return np.diff(_offsets(flags)[offsets])
 
 
 def views(known: Recordings, paths_: Paths, place: Int[np.ndarray, " windows"]) -> Views:
     """All motions of `paths_`, seen from the camera of frame place[window] (counted through the batch)."""
-    waypoints, tokens, clipped, members, nums = [], [], [], [], []
-    for windows, world in paths_.blocks:
-        cam = recordings.to_camera(known.T_cam_world[place[windows]], world)
-        waypoints.append(cam.astype(np.float32).reshape(-1, 3))
-        tokens.append(motion_tokens.encode(cam)[0].reshape(-1, 3))
-        clipped.append(motion_tokens.clipped(cam).sum(axis=1))
-        members.append(windows)
-        nums.append(np.full(len(windows), world.shape[1]))
-    if not members:
-        empty = np.zeros(0, np.int64)
-        return Views(empty, np.zeros(1, np.int64), np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint16), empty)
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(nums))])
-    return Views(
-        np.concatenate(members), offsets, np.concatenate(waypoints), np.concatenate(tokens), np.concatenate(clipped)
-    )
+    of_point = np.repeat(place[paths_.kept], np.diff(paths_.offsets))
+    cam = recordings.to_camera(known.T_cam_world, of_point, paths_.world)
+    tokens, _ = motion_tokens.encode(cam)
+    num_clipped = _sums(motion_tokens.clipped(cam), paths_.offsets)
+    return Views(paths_.kept, paths_.offsets, cam.astype(np.float32), tokens, num_clipped)
 
 
 def select(seen: Views, chosen: Bool[np.ndarray, " rows"]) -> Views:
@@ -111,8 +93,7 @@ def select(seen: Views, chosen: Bool[np.ndarray, " rows"]) -> Views:
     if chosen.all():
         return seen
     nums = np.diff(seen.offsets)
-    points = np.repeat(chosen, nums)
-    offsets = np.concatenate([[0], np.cumsum(nums[chosen])])
+    points, offsets = np.repeat(chosen, nums), _offsets(nums[chosen])
     return Views(seen.windows[chosen], offsets, seen.waypoints[points], seen.tokens[points], seen.num_clipped[chosen])
 
 
@@ -125,8 +106,7 @@ def split_lists(
         none = ragged(values[:0], np.zeros(len(offsets), np.int64))
         return (ragged(values, offsets), none) if head.any() else (none, ragged(values, offsets))
     in_head = np.arange(offsets[-1]) - np.repeat(offsets[:-1], nums) < np.repeat(head, nums)
-    first, rest = (np.concatenate([[0], np.cumsum(n)]) for n in (head, nums - head))
-    return ragged(values[in_head], first), ragged(values[~in_head], rest)
+    return ragged(values[in_head], _offsets(head)), ragged(values[~in_head], _offsets(nums - head))
 
 
 def ragged(values: np.ndarray, offsets: np.ndarray) -> pl.Series:

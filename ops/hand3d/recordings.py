@@ -78,17 +78,26 @@ def with_poses(known: Recordings, poses: Mapping[int, Float[np.ndarray, "frames 
 
 def sightings(known: Recordings, fits: pl.DataFrame) -> Sightings:
     """Wrists of the batch in the world frame. fits: clip_id, frame, side, tau of the mano_fits table, any order."""
-    clips = known.about.select("clip_id", clip=pl.int_range(pl.len()))
-    seen = fits.join(clips, on="clip_id", maintain_order="left")
-    clip = seen["clip"].to_numpy()
-    place = known.first[clip] + seen["frame"].to_numpy()
-    track = 2 * clip + (seen["side"] == SIDES[1]).to_numpy()
-    wrist_cam = seen["tau"].to_numpy().astype(np.float64).reshape(-1, 3)
-    wrist_world = to_world(known.T_cam_world, place, wrist_cam)
+    clip = _clips_of(known, fits["clip_id"])
+    if (clip < 0).any():  # of another batch
+        fits, clip = fits.filter(pl.Series(clip >= 0)), clip[clip >= 0]
+    place = known.first[clip] + fits["frame"].to_numpy()
+    track = 2 * clip + (fits["side"] == SIDES[1]).to_numpy()
+    wrist_world = to_world(known.T_cam_world, place, fits["tau"].to_numpy().astype(np.float64).reshape(-1, 3))
     times_s = known.times_s[place]
     key = keys(track, times_s)
+    if (key[1:] >= key[:-1]).all():
+        return Sightings(key, track, times_s, wrist_world)
     order = np.argsort(key, kind="stable")
     return Sightings(key[order], track[order], times_s[order], wrist_world[order])
+
+
+def _clips_of(known: Recordings, clip_id: pl.Series) -> Int[np.ndarray, " n"]:
+    """Place of each row's clip in the batch, -1 for none; fast where the rows of a clip lie together."""
+    clips = known.about.select("clip_id", clip=pl.int_range(pl.len()))
+    runs = clip_id.rle().struct.unnest()
+    place = runs.join(clips, left_on="value", right_on="clip_id", how="left", maintain_order="left")["clip"]
+    return np.repeat(place.fill_null(-1).to_numpy(), runs["len"].to_numpy())
 
 
 def keys(track: Int[np.ndarray, " n"], times_s: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -110,13 +119,15 @@ def to_world(
     return out
 
 
+@njit(cache=True)
 def to_camera(
-    T_cam_world: Float[np.ndarray, "n 4 4"], points_world: Float[np.ndarray, "n m 3"]
-) -> Float[np.ndarray, "n m 3"]:
-    """R p + t, m points a transform."""
-    out = np.empty_like(points_world)
-    x, y, z = (points_world[..., axis] for axis in range(3))
-    for axis in range(3):
-        r = T_cam_world[:, axis, :, None]  # a column a coordinate
-        out[..., axis] = r[:, 0] * x + r[:, 1] * y + r[:, 2] * z + r[:, 3]
+    T_cam_world: Float[np.ndarray, "places 4 4"], place: Int[np.ndarray, " n"], points_world: Float[np.ndarray, "n 3"]
+) -> Float[np.ndarray, "n 3"]:
+    """R p + t, a point a row, each with the pose of its own place."""
+    out = np.empty((len(place), 3))
+    for i in range(len(place)):
+        T = T_cam_world[place[i]]
+        x, y, z = points_world[i, 0], points_world[i, 1], points_world[i, 2]
+        for axis in range(3):
+            out[i, axis] = T[axis, 0] * x + T[axis, 1] * y + T[axis, 2] * z + T[axis, 3]
     return out

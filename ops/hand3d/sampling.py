@@ -73,15 +73,28 @@ def action_rows(folder: Path, config: Hand3DActionConfig) -> pl.DataFrame:
 
 def parts(name: str, folder: Path, choice: Choice) -> Iterator[pl.DataFrame]:
     """The chosen rows shard by shard, for whoever does not want all in memory."""
-    for path in sorted(folder.glob(f"*/{name}.parquet")):
-        yield tables.read(name, path).join(choice.row_id, on="row_id", how="semi", maintain_order="left")
+    for path, kept in marked(name, folder, choice):
+        yield tables.read(name, path).filter(kept)
+
+
+def marked(name: str, folder: Path, choice: Choice) -> list[tuple[Path, pl.Series]]:
+    """Each shard's file of the table `name`, and which of its rows were chosen: all are looked up at once, so that more
+    shards make it no slower."""
+    ids = [pl.read_parquet(path, columns=["row_id"]) for path in _paths(name, folder)]
+    kept = pl.concat(ids).select(pl.col("row_id").is_in(choice.row_id["row_id"].implode())).to_series()
+    starts = np.cumsum([0, *map(len, ids)]).tolist()
+    return [(path, kept[start:end]) for path, (start, end) in zip(_paths(name, folder), pairwise(starts), strict=True)]
 
 
 def _scan(name: str, folder: Path) -> pl.LazyFrame:
+    return pl.scan_parquet(_paths(name, folder))
+
+
+def _paths(name: str, folder: Path) -> list[Path]:
     paths = sorted(folder.glob(f"*/{name}.parquet"))
     if not paths:
         raise FileNotFoundError(f"no {name}.parquet in a shard folder of {folder}: run its stage first")
-    return pl.scan_parquet(paths)
+    return paths
 
 
 def wanted(dataset: str, name: str | None, num_rows: int | None) -> Targets | None:

@@ -6,6 +6,7 @@ the camera frame of the conditioning image. Metres, seconds; many hands of many 
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numba import njit
 
 from ops.hand3d.recordings import TICKS_PER_S, Recordings, Sightings, keys
 
@@ -20,32 +21,50 @@ def resample(
     Linear between the two sightings around a time. Supported means: seen within half a microsecond of it, or between
     two sightings at most max_gap_s apart. Nothing is extrapolated; unsupported waypoints are NaN.
     """
-    if not len(seen.key):
-        return np.full((len(times_s), 3), np.nan), np.zeros(len(times_s), bool)
-    # first sighting of the track not before the time
-    after = np.searchsorted(seen.key, keys(track, times_s) - round(ON_IT_S * TICKS_PER_S))
-    upper, lower = np.minimum(after, len(seen.key) - 1), np.maximum(after - 1, 0)
-    upper_mine, lower_mine = (
-        (seen.track[upper] == track) & (after < len(seen.key)),
-        (seen.track[lower] == track) & (after > 0),
-    )
-    upper_s, lower_s = seen.times_s[upper], seen.times_s[lower]
-    on_it = upper_mine & (np.abs(upper_s - times_s) <= ON_IT_S)
-    gap_s = upper_s - lower_s
-    bracketed = upper_mine & lower_mine & (gap_s <= max_gap_s + 1e-9)
-    weight = np.where(on_it, 1.0, (times_s - lower_s) / np.where(gap_s > 0, gap_s, 1.0))[:, None]
-    start, end = seen.wrist_world[lower], seen.wrist_world[upper]
-    points = np.where(on_it[:, None], end, start + weight * (end - start))
-    supported = on_it | bracketed
-    points[~supported] = np.nan
+    wanted = keys(track, times_s) - round(ON_IT_S * TICKS_PER_S)
+    return _resample(seen.key, seen.track, seen.times_s, seen.wrist_world, wanted, track, times_s, max_gap_s)
+
+
+@njit(cache=True)
+def _resample(
+    key: np.ndarray, seen_track: np.ndarray, seen_s: np.ndarray, wrist: np.ndarray, wanted: np.ndarray, track: np.ndarray,
+    times_s: np.ndarray, max_gap_s: float,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """wanted: keys from which a sighting counts as not before the time. Walks on while times of one track ascend."""
+    points, supported = np.full((len(wanted), 3), np.nan), np.zeros(len(wanted), np.bool_)
+    after = 0
+    for i in range(len(wanted)):
+        if i == 0 or track[i] != track[i - 1] or wanted[i] < wanted[i - 1]:
+            after = np.searchsorted(key, wanted[i])
+        while after < len(key) and key[after] < wanted[i]:
+            after += 1
+        if after == len(key) or seen_track[after] != track[i]:
+            continue
+        if abs(seen_s[after] - times_s[i]) <= ON_IT_S:
+            points[i], supported[i] = wrist[after], True
+        elif after > 0 and seen_track[after - 1] == track[i]:
+            gap_s = seen_s[after] - seen_s[after - 1]
+            if gap_s <= max_gap_s + 1e-9:
+                weight = (times_s[i] - seen_s[after - 1]) / gap_s
+                points[i] = wrist[after - 1] + weight * (wrist[after] - wrist[after - 1])
+                supported[i] = True
     return points, supported
 
 
-def path_length_m(points: Float[np.ndarray, "n m 3"]) -> Float[np.ndarray, " n"]:
-    """Length of each row's path of m points."""
-    step = np.diff(points, axis=1)
-    x, y, z = (step[..., axis] for axis in range(3))
-    return np.sqrt(x * x + y * y + z * z).sum(axis=1)
+@njit(cache=True)
+def path_length_m(
+    points: Float[np.ndarray, "points 3"], offsets: Int[np.ndarray, " n_1"], hands: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """Length of each motion's path; where the points of both hands alternate, of the hand that moves more."""
+    longest_m = np.zeros(len(hands))
+    for row in range(len(hands)):
+        for hand in range(hands[row]):
+            length_m = 0.0
+            for i in range(offsets[row] + hand + hands[row], offsets[row + 1], hands[row]):
+                x, y, z = points[i] - points[i - hands[row]]
+                length_m += np.sqrt(x * x + y * y + z * z)
+            longest_m[row] = max(longest_m[row], length_m)
+    return longest_m
 
 
 def frames_at(

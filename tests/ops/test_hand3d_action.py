@@ -245,8 +245,12 @@ def test_resample_by_hand():
 def test_path_length_agrees_with_plain_sum():
     points = np.random.default_rng(0).normal(size=(40, 9, 3))
     expected = [sum(np.linalg.norm(b - a) for a, b in pairwise(path)) for path in points]
-    np.testing.assert_allclose(trajectories.path_length_m(points), expected, atol=1e-12)
-    assert trajectories.path_length_m(points[:, :1]).tolist() == [0.0] * 40
+    flat, one = points.reshape(-1, 3), np.ones(40, int)
+    np.testing.assert_allclose(trajectories.path_length_m(flat, np.arange(41) * 9, one), expected, atol=1e-12)
+    assert trajectories.path_length_m(points[:, 0], np.arange(41), one).tolist() == [0.0] * 40
+    turns = np.stack([points[:20], points[20:]], axis=2).reshape(-1, 3)  # two hands in turns: the longer path counts
+    longer = np.maximum(expected[:20], expected[20:])
+    np.testing.assert_allclose(trajectories.path_length_m(turns, np.arange(21) * 18, 2 * one[:20]), longer, atol=1e-12)
 
 
 def test_frame_on_screen_agrees_with_a_plain_search(worlds):
@@ -264,10 +268,10 @@ def test_frame_on_screen_agrees_with_a_plain_search(worlds):
 def test_world_and_camera_are_each_others_inverse():
     rng = np.random.default_rng(2)
     T = transforms.make(transforms.rotvec_to_rotmat(rng.normal(size=(50, 3))), rng.normal(size=(50, 3)))
-    points = rng.normal(size=(50, 7, 3))
-    seen = recordings.to_camera(T, points)
-    np.testing.assert_allclose(seen, transforms.apply(T[:, None], points), atol=1e-12)
-    np.testing.assert_allclose(recordings.to_world(T, np.arange(50), seen[:, 3]), points[:, 3], atol=1e-12)
+    place, points = rng.integers(0, 50, 300), rng.normal(size=(300, 3))
+    seen = recordings.to_camera(T, place, points)
+    np.testing.assert_allclose(seen, transforms.apply(T[place], points), atol=1e-12)
+    np.testing.assert_allclose(recordings.to_world(T, place, seen), points, atol=1e-12)
 
 
 def test_insignificant_motion_is_filtered_by_its_path(worlds):

@@ -27,7 +27,7 @@ DONE = "done.json"
 class Part:
     """kind: "visual" or "action". shard: a key of params.yaml, or "all" for the one test set of all shards.
 
-    chosen: a Parquet table of the row ids that belong to Hand3D, named by its content; None = all rows of the file.
+    chosen: a Parquet table of the file's row ids that belong to Hand3D, named by its content; None = all of them.
     """
 
     kind: str
@@ -98,14 +98,16 @@ def choose(
 ) -> tuple[list[Part], list[str]]:
     """The same parts with the rows that the targets of params.yaml choose (ops.hand3d.sampling), and what was done, in
     words. Ids are kept in `folder`. Without targets nothing is chosen, and nothing written."""
-    made, notes = {}, []
+    made, files = {}, {}
     if config.hand3d_visual.targets is not None or config.hand3d_visual.num_clips is not None:
-        made["visual"] = sampling.choose_visual(visual, clips, config.hand3d_visual)
+        made["visual"] = visual, sampling.choose_visual(visual, clips, config.hand3d_visual)
     if config.hand3d_action.targets is not None:
-        made["action"] = sampling.choose_action(action, config.hand3d_action)
-    files = {kind: _keep_ids(choice.row_id, folder, kind) for kind, choice in made.items()}
-    notes = [f"Hand3D-{kind}: {note}" for kind, choice in made.items() for note in choice.notes]
-    return [replace(p, chosen=None if p.shard == "all" else files.get(p.kind)) for p in parts], notes
+        made["action"] = action, sampling.choose_action(action, config.hand3d_action)
+    for kind, (stage, choice) in made.items():
+        for path, kept in sampling.marked(f"{kind}_rows", stage, choice):
+            files[path] = _keep_ids(pl.read_parquet(path, columns=["row_id"]).filter(kept), folder, kind)
+    notes = [f"Hand3D-{kind}: {note}" for kind, (_, choice) in made.items() for note in choice.notes]
+    return [replace(part, chosen=files.get(part.path)) for part in parts], notes
 
 
 def _keep_ids(row_id: pl.DataFrame, folder: Path, kind: str) -> Path:
