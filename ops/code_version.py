@@ -23,7 +23,7 @@ PLUMBING = frozenset(
     for name in [
         *("stages", "pipeline", "store", "config", "rejects", "tracking", "bootstrap", "code_version"),
         *("turns", "orphans"),
-        *("data_version", "dvc_file", "artefacts", "checks", "lineage", "lineage_record", "dvc_cache", "jobs"),
+        *("data_version", "dvc_file", "dvc_lock", "artefacts", "checks", "lineage", "lineage_record", "dvc_cache", "jobs"),
     ]
 )
 MODULE = re.compile(r"ops(\.\w+)+(:\w+)?")

@@ -13,13 +13,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ops import dvc_file
+from ops import dvc_file, dvc_lock
 from ops.store import write_file
 
 CONFIG = """[core]
@@ -70,7 +70,8 @@ def mend(root: Path) -> list[str]:
     .dvc/tmp. DVC's list of running commands: it is begun anew, without which every command would be refused.
     """
     mended, tmp = [], root / ".dvc" / "tmp"
-    if (root / "dvc.lock").is_file() and _parsed(root / "dvc.lock") is None:
+    lock = root / "dvc.lock"
+    if lock.is_file() and not _whole(root, lock.read_text("utf-8", "replace")) and _parsed(lock) is None:
         with _queue(root):
             shutil.copyfile(root / "dvc.lock", tmp / "dvc.lock.damaged")
             kept = tmp / WHOLE_LOCK
@@ -158,15 +159,21 @@ def _wait(deadline: float, what: str, error: Exception) -> None:
     time.sleep(0.2)
 
 
-def recorded(root: Path) -> dict[str, dict]:
+def recorded(root: Path) -> Mapping[str, dict]:
     """Stages of dvc.lock: address -> its entry (cmd, deps, params, outs); empty where nothing was made."""
     path = root / "dvc.lock"
     if not path.is_file():
         return {}
-    content = _parsed(path)
-    if content is None:
+    text = path.read_text(encoding="utf-8")
+    if not _whole(root, text) and _parsed(path) is None:
         raise ValueError(f"{path} is damaged (a dvc command was killed?): `hand3d status` puts the last whole one back")
-    return content.get("stages") or {}
+    return dvc_lock.Stages(text)
+
+
+def _whole(root: Path, text: str) -> bool:
+    """Whether it is what our last commit wrote, to the byte; else somebody else did, and it has to be parsed to know."""
+    kept = root / ".dvc" / "tmp" / WHOLE_LOCK
+    return kept.is_file() and kept.read_text(encoding="utf-8") == text
 
 
 def recorded_version(root: Path, name: str, shard: str = "") -> str | None:
@@ -220,6 +227,7 @@ def _repo(root: Path) -> Iterator:
 
     logging.getLogger("dvc").setLevel(logging.ERROR)
     _write_whole()
+    dvc_lock.install()
     with Repo(os.fspath(root.resolve())) as repo:
         yield repo
 
