@@ -21,7 +21,7 @@ ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
 )
-START_S, RUN_S, CLICK_S = 120, 120, 40  # on two cores that others use as well
+START_S, RUN_S, CLICK_S = 240, 240, 60  # on two cores that others use as well
 
 
 def chromium() -> str | None:

@@ -94,7 +94,8 @@ def test_a_day_at_the_ui(page, root, address):
 
     fakes.write(root / "code" / "mano_fits.py", "# mended\n")
     page.goto(f"{address}/asset-groups")
-    page.get_by_role("button", name="Reload definitions").click()
+    with page.expect_response(lambda answer: "eload" in (answer.request.post_data or "")[:200]):
+        page.get_by_role("button", name="Reload definitions").click()
     page.goto(f"{address}/assets/mano_fits?partition=one&view=partitions")
     page.get_by_text("Unsynced (1)").hover()
     page.get_by_text("has a new code version").wait_for()
