@@ -19,6 +19,8 @@ from ops.config import Config
 from ops.stages import BY_NAME, STAGES, Stage
 from ops.store import write_file
 
+MEASURED = ("stage1_checkpoint", "stage2_checkpoint", "posttrained_policies", "benchmark_scores", "champion")
+"""Stages whose numbers `dvc metrics show` and `dvc exp show` list."""
 HEADER = "# Rendered from ops/stages.py by `hand3d dvc-yaml`: change it there. One stage a shard of params.yaml.\n"
 
 
@@ -26,8 +28,11 @@ def render(root: Path, stages: tuple[Stage, ...] = STAGES) -> str:
     """Text of dvc.yaml for a workspace. Raises FileNotFoundError when params.yaml is missing."""
     sections = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")) or {}
     rendered = {stage.name: _stage(stage, root, sections) for stage in stages}
+    metrics = [f"data/{stage.name}/report.json" for stage in stages if stage.name in MEASURED]
     # block style and no line folding: DVC cannot read templates in flow style
-    return HEADER + yaml.safe_dump({"stages": rendered}, sort_keys=False, default_flow_style=False, width=1000)
+    return HEADER + yaml.safe_dump(
+        {"stages": rendered, "metrics": metrics}, sort_keys=False, default_flow_style=False, width=1000
+    )
 
 
 def write(root: Path) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ops import dvc_cache
 from ops.data_version import address, recorded
+from ops.stages import BY_NAME
 
 SUFFIX_CODE = ".py"
 SCORES = "benchmark_scores"
@@ -68,6 +69,18 @@ def broken(found: Iterable[Link], stages: Collection[str]) -> list[str]:
     """What some of `stages` were made from and the lock no longer describes, in words."""
     pairs = sorted({(link.reader, link.maker) for link in found if link.reader in stages and not link.exact})
     return [f"{reader} was made from an earlier state of {maker}" for reader, maker in pairs]
+
+
+def unrecorded(lock: Lock, found: Iterable[Link], stages: Collection[str]) -> list[str]:
+    """Artefacts that some of `stages` read and of which the lock has no entry, in words."""
+    read = {(link.reader, link.maker.partition("@")[0]) for link in found}
+    return [
+        f"{stage} was made from {dep['path']}, of which dvc.lock records nothing"
+        for stage in stages
+        for dep in data(lock[stage])
+        for name in Path(dep["path"]).parts[1:2]
+        if dep["path"].startswith("data/") and name in BY_NAME and (stage, name) not in read
+    ]
 
 
 def champion_lineage(root: Path, name: str = "champion") -> list[dict[str, object]]:

@@ -59,7 +59,7 @@ def collect(root: Path, start: str = POLICY) -> Record:
     starts = [address(start), lineage.SCORES] if start == POLICY else [address(start)]
     stages = lineage.behind(lock, found, starts)
     part = {stage: lock[stage] for stage in stages}
-    gaps = lineage.broken(found, stages)
+    gaps = lineage.broken(found, stages) + lineage.unrecorded(lock, found, stages)
     if start == POLICY and (root / "data" / POLICY).is_dir() and content_hash(root, POLICY) != content(part):
         gaps.append(f"{POLICY} on disk is not the one that dvc.lock records")
     clips, missing = _clips(root, part)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 EXPERIMENT = "hand3d"
+DVC_TAGS = {"DVC_EXP_NAME": "dvc_experiment", "DVC_EXP_BASELINE_REV": "dvc_experiment_from"}
 MAX_BATCH = 1000  # metrics a log_batch call takes; MLflow's limit
 MAX_PARAMS = 100  # and parameters
 MAX_PARAM_CHARS = 6000  # of one parameter; config.json keeps all of it
@@ -134,6 +135,8 @@ def start_run(root: Path, stage: str, config: object, inputs: Mapping[str, Path]
     """
     store = client(root)
     tags = {"stage": stage, **git_state(), "mlflow.runName": stage}
+    # inside `dvc exp run`, so that its rows and these runs find each other
+    tags |= {tag: os.environ[name] for name, tag in DVC_TAGS.items() if name in os.environ}
     tags |= {f"data_version/{name}": folder_version(folder) for name, folder in inputs.items()}
     run_id = store.create_run(experiment_id(root), tags=tags).info.run_id
     resolved = json.loads(json.dumps(asdict(config), default=str))  # type: ignore[call-overload]
@@ -253,7 +256,8 @@ def version_run_id(root: Path, model_name: str, version: int) -> str:
 
 def versions(root: Path, model_name: str) -> Sequence[int]:
     """All version numbers, oldest first."""
-    found = client(root).search_model_versions(f"name = '{model_name}'")
+    quote = '"' if "'" in model_name else "'"
+    found = client(root).search_model_versions(f"name = {quote}{model_name}{quote}")
     return sorted(int(version.version) for version in found)
 
 

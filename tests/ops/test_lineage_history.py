@@ -88,7 +88,8 @@ def past(tmp_path_factory):
     make(root)
     known["first"] = register(root, 1.0), content(root / "data"), objects(root)
     fakes.write(videos / "ben.mp4", "another video of ben")
-    make(root)
+    artefacts.make(root, config.load(root / "params.yaml"), "raw_videos", "one")  # and nothing after it
+    fakes.ran(root)
     known["between"] = objects(root)
     known["listed"] = withdrawal.uses(root, withdrawal.clips(root, "subject:anna"))
     (videos / "anna.mp4").unlink()
