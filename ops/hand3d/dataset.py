@@ -7,6 +7,7 @@ linked into place. Equal inputs and settings give equal bytes.
 
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -54,18 +55,25 @@ def _frames(context: StageContext, release: Release, rows: list[Part]) -> list[R
     config = release.config
     if not (config.conversations or config.webdataset):
         return []
-    for shard in context.progress(list(context.config.shards), unit="frame shard"):
+
+    def packed(shard: str) -> tuple[Path, dict]:
         clips = release.clips.filter(shard=shard)
         shown = [part for part in rows if part.shard in (shard, "all")]
-        key = [[part.stamp() for part in shown], clips.to_dicts(), asdict(config)]
 
-        def pack(folder: Path, shard=shard, clips=clips, shown=shown) -> dict:
+        def pack(folder: Path) -> dict:
             needed = frames.wanted([part.rows() for part in shown], clips["clip_id"])
             return frames.pack(folder, shard, clips, needed, context.root, config)
 
-        folder, release.frames[shard] = parts.once(context.scratch, f"frames-{shard}", key, pack)
-        if config.conversations and (folder / "frames").is_dir():
-            parts.link_tree(folder / "frames", context.out / "frames")
+        key = [[part.stamp() for part in shown], clips.to_dicts(), asdict(config)]
+        return parts.once(context.scratch, f"frames-{shard}", key, pack)
+
+    shards = list(context.config.shards)
+    with ThreadPoolExecutor(frames.DECODERS) as pool:
+        made = context.progress(pool.map(packed, shards), len(shards), "frame shard")
+        for shard, (folder, facts) in zip(shards, made, strict=True):
+            release.frames[shard] = facts
+            if config.conversations and (folder / "frames").is_dir():
+                parts.link_tree(folder / "frames", context.out / "frames")
     unreadable = {clip: why for facts in release.frames.values() for clip, why in facts["unreadable"].items()}
     return [Reject(clip, Reason.CORRUPT_VIDEO, detail=why) for clip, why in sorted(unreadable.items())]
 

@@ -103,10 +103,9 @@ def chosen_shard(name: str, path: Path, kept: pl.Series, out: Path) -> Shard:
     """The chosen rows of a shard to a file of their own."""
     out.parent.mkdir(parents=True, exist_ok=True)
     begin_s = time.process_time()
-    table = tables.read(name, path)
-    with tables.writer(name, out) as append:
-        append(table.filter(kept))
-    return Shard(int(kept.sum()), len(table), 0, time.process_time() - begin_s, _peak_mb())
+    with tables.writer(name, out) as append:  # which checks them
+        append(pl.read_parquet(path).filter(kept))
+    return Shard(int(kept.sum()), len(kept), 0, time.process_time() - begin_s, _peak_mb())
 
 
 def visual_shard(out: Path, clips: pl.DataFrame) -> Shard:

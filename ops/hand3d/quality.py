@@ -5,6 +5,7 @@ upstream rejects and from rows recomputed by ops.hand3d.audit; percentages are o
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ops.hand3d import audit, charts, gallery, quality_page, targets
 from ops.hand3d.audit import Audit
 from ops.hand3d.gallery import Drawn
 from ops.hand3d.release.card import Release
+from ops.hand3d.release.frames import DECODERS
 from ops.hand3d.tally import DISTANCE_EDGES_M, LENGTH_EDGES_M, REPEATS, quantile_m
 from ops.pipeline import StageContext
 from ops.sources.manifest import read_clip
@@ -194,18 +196,21 @@ def notes(release: Release, found: Audit) -> list[str]:
 
 def draw_gallery(context: StageContext, release: Release) -> list[Drawn]:
     """Some rows of each task with their pictures, the same ones for the same rows."""
-    drawn: list[Drawn] = []
+    chosen: list[dict[str, object]] = []
     clips = {row["clip_id"]: row for row in release.clips.iter_rows(named=True)}
     for task in (*VISUAL_TASKS, *ACTION_TASKS):
         ids = [row_id for _, row_id in sorted(map(tuple, release.totals.samples.get(task, [])))]
         rows = audit.read_rows(context.out, "visual" if task in VISUAL_TASKS else "action", ids)
-        for row in gallery.choose(rows, release.clips, release.config.gallery_rows):
-            clip = clips[row["clip_id"]]
-            if not clip["frames_allowed"]:
-                drawn.append(Drawn(row, None, "its licence is not known to allow showing the frames"))
-                continue
-            drawn.append(gallery.draw(row, read_clip(clip, context.root), _boxes(context, clip, row)))
-    return drawn
+        chosen += gallery.choose(rows, release.clips, release.config.gallery_rows)
+
+    def drawn(row: dict[str, object]) -> Drawn:
+        clip = clips[row["clip_id"]]
+        if not clip["frames_allowed"]:
+            return Drawn(row, None, "its licence is not known to allow showing the frames")
+        return gallery.draw(row, read_clip(clip, context.root), _boxes(context, clip, row))
+
+    with ThreadPoolExecutor(DECODERS) as pool:
+        return list(pool.map(drawn, chosen))
 
 
 def _boxes(context: StageContext, clip: dict, row: dict) -> dict[str, np.ndarray]:

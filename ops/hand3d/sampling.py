@@ -237,10 +237,10 @@ def choose_rows(rows: pl.DataFrame, plan: pl.DataFrame, seed: int) -> pl.DataFra
 
 def spread(items: pl.DataFrame, key: str, strata: Sequence[str], groups: Sequence[str], seed: int) -> pl.DataFrame:
     """Items with their `place` (1, 2, ...) in each stratum: the first of every group, then the second of every group, ..."""
-    hashed = items.sort(key)  # decides between equal hashes
-    hashed = hashed.with_columns(_hash=pl.Series(stable_hash(hashed[key], seed, "sample")))
-    round_ = pl.col("_hash").rank("ordinal").over([*strata, *groups])
-    ordered = hashed.with_columns(_round=round_).sort("_round", "_hash", maintain_order=True)
+    hashed = items.with_columns(_hash=pl.Series(stable_hash(items[key], seed, "sample")))
+    ordered = hashed.sort("_hash", key)  # the key decides between equal hashes
+    ordered = ordered.with_columns(_round=pl.int_range(pl.len()).over([*strata, *groups]))
+    ordered = ordered.sort("_round", maintain_order=True)
     return ordered.with_columns(place=pl.int_range(1, pl.len() + 1).over(strata)).drop("_round", "_hash")
 
 

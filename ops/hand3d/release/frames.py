@@ -26,6 +26,8 @@ EPISODE_SOURCES = "sources.parquet"
 """Beside a LeRobot data set: the clip, hand and licence of each episode."""
 _INDEX = {"clip_id": pl.String, "frame": pl.Int32, "tar": pl.String, "offset": pl.Int64, "size": pl.Int64}
 _UNREADABLE = {"clip_id": pl.String, "detail": pl.String}
+DECODERS = 2
+"""Videos decoded at once, by threads (decoders work outside Python's lock); each takes memory for its frames."""
 _RANDOM_ACCESS = 500  # frames asked of a video at once: bounds the memory of the encoded ones
 
 
