@@ -54,12 +54,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """function(made) -> (passed, detail). text: the rule, for the catalogue."""
+    """function(made) -> (passed, detail). text: the rule, for the catalogue. relaxed: whether params.yaml makes a
+    blocking check a warning."""
 
     name: str
     text: str
     function: Callable[[Made], tuple[bool, str]]
     blocking: bool = True
+    relaxed: Callable[[Config], bool] = lambda config: False
 
 
 # stage -> file -> schema in ops.tables
@@ -94,7 +96,7 @@ def _evaluate(check: Check, made: Made) -> Finding:
         passed, detail = check.function(made)
     except (SchemaError, SchemaErrors, ClipError, OSError, ValueError, KeyError) as error:
         passed, detail = False, f"{type(error).__name__}: {str(error)[:500]}"
-    return Finding(check.name, bool(passed), detail, check.blocking)
+    return Finding(check.name, bool(passed), detail, check.blocking and not check.relaxed(made.config))
 
 
 def _read(made: Made, file: str):
@@ -458,6 +460,12 @@ SPECIAL: dict[str, tuple[Check, ...]] = {
     "posttrained_policies": (_FINITE,),
     "robot_demonstrations": (Check("has_demonstrations", "At least one demonstration was kept.", _has_demonstrations),),
     "benchmark_scores": (Check("trials_complete", "Policy and baselines ran equally many trials.", _trials_complete),),
-    # not blocking: a refused policy is a valid outcome, but it must not look like success
-    "champion": (Check("promotion_gate", "The policy met mlflow/promotion.yaml.", _gate, blocking=False),),
+    "champion": (
+        Check(
+            "promotion_gate",
+            "The policy met mlflow/promotion.yaml; a warning only while champion.block_refused is off.",
+            _gate,
+            relaxed=lambda config: not config.champion.block_refused,
+        ),
+    ),
 }

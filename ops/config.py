@@ -265,6 +265,10 @@ class BenchmarkConfig:
 @dataclass(frozen=True)
 class ChampionConfig:
     model_name: str = "vipa-vla-libero-object"
+    block_refused: bool = False
+    """Whether the gate's check blocks: a refused policy then makes the run red, its decision is not recorded, and the stage
+    counts as stale until a policy passes. If not, refusal is an outcome that is recorded and shown as a warning. The alias
+    stays where it is either way."""
 
 
 @dataclass(frozen=True)

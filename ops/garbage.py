@@ -101,19 +101,21 @@ def _add(root: Path, model: str, version: int, kept: Kept, give_up: Collection[s
     if not any(tag in tags for tag in OURS):
         return
     kept.versions.append(name)
-    records = lineage_record.every(root, model, version)
+    records, why = [], "it was registered without a record of its lineage"
+    try:
+        records = lineage_record.every(root, model, version)
+    except FileNotFoundError as error:
+        why = str(error)
     checkpoint = tags.get("dvc_md5", "")
     if checkpoint.endswith(dvc_cache.FOLDER):
         kept.outputs[checkpoint] = f"{lineage_record.POLICY} of {name}"
     if not records and name not in give_up and not _recorded_now(root, checkpoint):
-        kept.unknown[name] = "it was registered without a record of its lineage"
+        kept.unknown[name] = why
     for record in records:
-        made = {out["path"] for entry in record.lock.values() for out in entry["outs"]}
+        made = lineage.below(record.lock)
         for stage, entry in record.lock.items():
             kept.outputs |= {out["md5"]: f"{stage} of {name}" for out in entry["outs"]}
-            others = (
-                dep for dep in lineage.data(entry) if not any(Path(path).is_relative_to(dep["path"]) for path in made)
-            )
+            others = [dep for dep in lineage.data(entry) if dep["path"] not in made]
             kept.inputs |= {dep["md5"]: f"{dep['path']} of {name}" for dep in others}
 
 

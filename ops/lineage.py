@@ -36,7 +36,7 @@ class Link:
 def links(root: Path, lock: Lock, shards: Collection[str] = ()) -> list[Link]:
     """Every edge between artefacts of a lock, each checked by content. shards: of params.yaml; entries of a shard that
     was taken out stay in dvc.lock, and do not count where the reader's input holds exactly the others."""
-    made = {out["path"]: (stage, out["md5"]) for stage, entry in lock.items() for out in entry["outs"]}
+    inside = below(lock)
     found: list[Link] = []
     if not lock:
         return found
@@ -44,9 +44,18 @@ def links(root: Path, lock: Lock, shards: Collection[str] = ()) -> list[Link]:
         known: dict[tuple, str | None] = {}
         for reader, entry in lock.items():
             for dep in data(entry):
-                inside = {path: made[path] for path in made if Path(path).is_relative_to(dep["path"])}
-                makers, exact = _makers(cache, dep, inside, shards, known)
+                makers, exact = _makers(cache, dep, inside.get(dep["path"], {}), shards, known)
                 found += [Link(reader, maker, exact) for maker in makers]
+    return found
+
+
+def below(lock: Lock) -> dict[str, dict[str, tuple[str, str]]]:
+    """Folder -> the outputs at or below it: path -> (stage, content hash)."""
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for stage, entry in lock.items():
+        for out in entry["outs"]:
+            for folder in (out["path"], *(parent.as_posix() for parent in Path(out["path"]).parents)):
+                found.setdefault(folder, {})[out["path"]] = (stage, out["md5"])
     return found
 
 

@@ -158,6 +158,7 @@ def test_a_check_that_is_needed_has_a_spoiled_example():
         ("point_clouds", "maps_readable"),
         ("stage2_checkpoint", "weights_finite"),
         ("posttrained_policies", "weights_finite"),
+        ("champion", "promotion_gate"),  # tests/ops/test_champion.py: blocking or a warning
     } | {  # each of these is shown to catch its own slip in tests/ops/test_acceptance.py
         *(("raw_videos", name) for name in ("reader_round_trip", "camera_direction", "frame_counts", "clip_licence")),
         *(

@@ -9,11 +9,13 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from ops import tables, tracking
+from ops import checks, tables, tracking
 from ops.config import load
 from ops.evaluation import champion
 from ops.evaluation.champion import Decision, Interval, Rule
 from ops.pipeline import run_stage
+from ops.stages import BY_NAME
+from ops.store import Report
 from tests.assets import fakes
 from tests.ops import registry_world as world
 
@@ -88,6 +90,20 @@ def test_bad_rules_are_refused(tmp_path, change, named):
 
 def test_rule_of_the_repository_holds_the_tested_values():
     assert champion.read_rule(REPOSITORY / champion.RULE_FILE) == RULE
+
+
+@pytest.mark.parametrize("block", [True, False])
+def test_a_refusal_blocks_where_params_say_so(tmp_path, block):
+    settings = load(REPOSITORY / "params.yaml")
+    settings = replace(settings, champion=replace(settings.champion, block_refused=block))
+    for promoted in (True, False):
+        folder = tmp_path / "data" / "champion"
+        folder.mkdir(parents=True, exist_ok=True)
+        Decision(promoted, ["0.1 below the champion"], "m", 2, 1, 1).save(folder)
+        found = checks.evaluate(checks.Made(tmp_path, settings, BY_NAME["champion"], "", Report()))
+        gate = next(finding for finding in found if finding.name == "promotion_gate")
+        assert (gate.passed, gate.blocking) == (promoted, block)
+        assert gate.detail == "0.1 below the champion"
 
 
 def test_registry_over_four_policies(tmp_path, monkeypatch):

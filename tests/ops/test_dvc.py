@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from ops import artefacts, config, data_version, lineage_record, tables, tracking
+from ops import artefacts, config, data_version, dvc_cache, garbage, lineage_record, tables, tracking
 from ops.evaluation import champion
 from ops.stages import BY_NAME, STAGES, Stage
 from tests.assets import fakes
@@ -76,6 +76,10 @@ def test_experiment_runs_in_git_and_shows_beside_the_baseline(root):
     assert shown["longer"]["stage1.num_steps"] == "7"
     assert float(shown["longer"]["metrics.content"]) == before["metrics"]["content"], "the fake does not train"
     assert data_version.stale(root, ["stage1_checkpoint"]) == {}, "and Dagster will not make it again"
+    garbage.collect(root, delete=True)  # here there are branches and experiments to keep
+    assert "longer" in command("dvc", "exp", "show", "--csv")
+    with dvc_cache.opened(root) as cache:
+        assert all(dvc_cache.listing(cache, entry["outs"][0]["md5"]) for entry in data_version.recorded(root).values())
 
 
 def test_runs_inside_an_experiment_say_which(tmp_path, monkeypatch):
