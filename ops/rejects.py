@@ -48,6 +48,7 @@ class Reason(StrEnum):
     INSIGNIFICANT_MOTION = "insignificant_motion"
     CHUNK_TOO_SHORT = "chunk_too_short"
     HAND_GAP = "hand_gap"
+    HANDS_TOO_FAR_APART = "hands_too_far_apart"
     OUTSIDE_TOKEN_RANGE = "outside_token_range"
     SAMPLED_OUT = "sampled_out"
     # robots

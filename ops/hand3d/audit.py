@@ -111,7 +111,8 @@ def _clips(clips: pl.DataFrame, root: Path) -> Iterator[Clip]:
 
 
 def _compare_with_labels(row: dict, clip: Clip, found: Audit) -> None:
-    """The row's vector against the source's own wrist, camera and object labels, where it has them."""
+    """The row's vector against the source's own wrist, camera and object labels, where it has them; an object's is
+    taken from where the row's begins, which the second route confirms."""
     expected = _from_labels(row, clip)
     if expected is None:
         return
@@ -125,17 +126,16 @@ def _from_labels(row: dict, clip: Clip) -> np.ndarray | None:
     first, last, pose = row["frames"][0], row["frames"][-1], clip.T_cam_world
     if row["task"] == "camera_movement":
         return -(pose[last] @ np.linalg.inv(pose[first]))[:3, 3]
-    hand = clip.hands.get(row["side"])
-    if hand is None or not (hand.valid[first] and hand.valid[last]):
-        return None
     if row["task"] == "hand_movement":
+        hand = clip.hands.get(row["side"])
+        if hand is None or not (hand.valid[first] and hand.valid[last]):
+            return None
         change = np.eye(4) if pose is None else pose[last] @ np.linalg.inv(pose[first])
         return hand.tau[last] - (change[:3, :3] @ hand.tau[first] + change[:3, 3])
     other = next((o for o in clip.objects if o.name == row["object"] and o.position_cam is not None), None)
     if other is None or not np.isfinite(other.position_cam[last]).all():
         return None
-    # the palm's centre against the wrist label: half a palm apart, so this tells of gross errors alone
-    return other.position_cam[last] - hand.tau[last]
+    return other.position_cam[last] - np.array(row["start"], float)
 
 
 def _action(rows: pl.DataFrame, clips: pl.DataFrame, inputs: Inputs, shard: str, gamma: float, found: Audit) -> None:

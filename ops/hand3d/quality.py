@@ -149,7 +149,7 @@ def rejected(context: StageContext) -> pl.DataFrame:
             counted = (
                 pl.scan_parquet(path)
                 .group_by("reason")
-                .agg(count=pl.len(), example=(pl.col("item") + ": " + pl.col("detail")).min())
+                .agg(count=pl.len(), example=(pl.col("item") + ": " + pl.col("detail")).str.strip_suffix(": ").min())
                 .collect()
             )
             found.append(counted.select(stage=pl.lit(name), shard=pl.lit(shard), reason="reason", count=pl.col("count").cast(pl.Int64), example="example"))  # fmt: skip

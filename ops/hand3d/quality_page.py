@@ -50,7 +50,7 @@ def write(
         "Distances and directions": _distributions(report, folder),
         "Left out": _rejects(rejects),
         "Repeats": _repeats(report),
-        "Second route": _second_route(report, found),
+        "Second route": _second_route(found),
         "Gallery": _gallery(drawn),
     }
     links = "".join(f"<a href='#{_anchor(title)}'>{title}</a>" for title in sections)
@@ -119,23 +119,25 @@ def _repeats(report: Report) -> str:
     return f"<p class=soft>Rows that say what an earlier row says; each kind contains the ones before it.</p><div class=card>{table(rows)}</div>"
 
 
-def _second_route(report: Report, found: Audit) -> str:
+def _second_route(found: Audit) -> str:
     text = (
         "Rows read back from the released Parquet files, recomputed one by one from the labels by code that shares nothing with "
-        "the generators. Hands and cameras must agree with the source's labels to 1 mm. Objects are measured, from box and depth, "
-        "and seen from the palm's centre where the label gives the wrist, so those only have to be near."
+        "the generators. Hands and cameras must agree with the source's labels to 1 mm. An object's place is measured, from box and "
+        "depth, and its label may be another point of it, so those only have to be near. Rows without such a label are not in that column."
     )
     worst = [{"problem": problem} for problem in found.problems]
     spread = [
-        {"task": task, "rows": len(errors), "median mm": _mm(np.median(errors)), "90% below mm": _mm(np.quantile(errors, 0.9)), "largest mm": _mm(max(errors))}
-        for task, errors in sorted(found.labels.items())
+        {"task": task, "rows recomputed": num, "with a label": len(errors := found.labels.get(task, []))} | _from_labels(errors)
+        for task, num in sorted(found.checked.items())
     ]  # fmt: skip
-    parts = [table(report.tables["second route"]), "<h3>Distance from the source's own labels</h3>" + table(spread) if spread else "", table(worst)]  # fmt: skip
-    return f"<p class=soft>{text}</p><div class=card>{''.join(parts)}</div>"
+    return f"<p class=soft>{text}</p><div class=card>{table(spread)}{table(worst)}</div>"
 
 
-def _mm(value: float) -> str:
-    return f"{1000 * float(value):.3f}"
+def _from_labels(errors_m: list[float]) -> dict[str, object]:
+    """Quantiles of the distance from labels, mm; dashes for none."""
+    names = ("median from label, mm", "90% below, mm", "largest, mm")
+    values = np.quantile(errors_m, [0.5, 0.9, 1.0]) * 1000 if errors_m else ()
+    return dict.fromkeys(names, "-") | dict(zip(names, (round(float(v), 3) for v in values), strict=False))
 
 
 def _gallery(drawn: Sequence[Drawn]) -> str:

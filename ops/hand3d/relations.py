@@ -2,17 +2,21 @@
 
 Displacements are in the camera frame of the last frame shown, metres: object minus palm centre, other palm minus palm.
 A candidate has everything of a visual row but its distance, direction and words. What lies behind the camera is left
-out (ops.hand3d.facts): no image shows it. Touching things keep their distance: it is between palm and object centres.
+out (ops.hand3d.facts): no image shows it; so are two hands further apart than arms reach. Touching things keep their distance: it is between palm and object centres.
 """
 
 import numpy as np
 import polars as pl
 
+from ops.hand3d import directions
 from ops.hand3d.facts import CLIP_COLUMNS, MAX_FRAMES, Facts
 from ops.hand3d.stable import choose
 from ops.rejects import Reason
 from ops.tables import BOOL, F32, F64, I32, STR, vec
 
+# ASSUMED: the palms of one person are at most this far apart (an arm span of 2 m, less the fingers); hands further apart
+# are of two people, or one was lifted to a wrong depth.
+MAX_PALMS_APART_M = 1.8
 CANDIDATE = {
     "row_id": STR, "clip_id": STR, "source": STR, "split": STR, "task": STR, "frames": pl.List(I32), "side": STR,
     "object": STR, "instruction": STR, "start": vec(3), "vector": vec(3), "rotation": vec(3), "contact": BOOL,
@@ -36,8 +40,8 @@ def hand_object(facts: Facts, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     return finish(pairs, facts, "spatial_relation", seed), pl.concat(rejected)
 
 
-def hand_hand(facts: Facts, seed: int) -> pl.DataFrame:
-    """Where one hand is from the other; which of the two is asked about follows from the frame."""
+def hand_hand(facts: Facts, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Where one hand is from the other; which of the two is asked about follows from the frame -> candidates, rejects."""
     left, right = (facts.hands.filter(side=side).select("clip_id", "frame", "palm") for side in ("left", "right"))
     pairs = left.join(right, on=["clip_id", "frame"], suffix="_right", maintain_order="left")
     from_left = choose(_keys(pairs), 2, seed, "reference hand") == 0
@@ -50,7 +54,12 @@ def hand_hand(facts: Facts, seed: int) -> pl.DataFrame:
         vector=pl.Series(signed, dtype=vec(3, F32)),
         scale=pl.lit(1.0),  # both hands are metric already
     ).with_columns(row_id=row_id("spatial_relation", "side", "object"))
-    return finish(pairs, facts, "spatial_relation", seed)
+    apart_m = pl.Series(np.linalg.norm(signed.astype(np.float64), axis=1))
+    far = rejects(
+        pairs.with_columns(side=pl.lit(""), _apart=directions.metres(apart_m.to_numpy())).filter(apart_m > MAX_PALMS_APART_M),
+        Reason.HANDS_TOO_FAR_APART, pl.format("palms {} m apart, at most {} m allowed", "_apart", pl.lit(MAX_PALMS_APART_M)),
+    )  # fmt: skip
+    return finish(pairs.filter(apart_m <= MAX_PALMS_APART_M), facts, "spatial_relation", seed), far
 
 
 def task_completion(facts: Facts, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -73,11 +73,12 @@ def read_facts(context: StageContext) -> Facts:
 def propose(known: Facts, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Facts -> candidates of all four tasks in order of row id, and rejects."""
     objects, no_object = relations.hand_object(known, seed)
+    pairs, far_apart = relations.hand_hand(known, seed)
     tasks, no_task = relations.task_completion(known, seed)
     hands, no_hand = movements.hand_movement(known, seed)
     cameras, no_camera = movements.camera_movement(known, seed)
-    candidates = pl.concat([objects, relations.hand_hand(known, seed), tasks, hands, cameras]).sort("row_id")
-    return candidates, pl.concat([known.left_out, no_object, no_task, no_hand, no_camera])
+    candidates = pl.concat([objects, pairs, tasks, hands, cameras]).sort("row_id")
+    return candidates, pl.concat([known.left_out, no_object, far_apart, no_task, no_hand, no_camera])
 
 
 def label(candidates: pl.DataFrame, gamma: float, seed: int) -> pl.DataFrame:

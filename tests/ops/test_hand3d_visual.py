@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from ops import config, pipeline, tables
-from ops.hand3d import facts, verify, visual
+from ops.hand3d import facts, relations, verify, visual
 from ops.rejects import ClipError, Reason
 from ops.sources.base import Instruction
 from ops.video import write_video
@@ -224,6 +224,24 @@ def test_target_already_reached_is_left_out(worlds):
     longer = dataclasses.replace(world.clip, contact=touched, instructions=whole)
     _, rejected = build([dataclasses.replace(world, clip=longer)])
     assert reasons(rejected)[Reason.TARGET_REACHED] == 5  # let go at 60, the plate touched from 62 on
+
+
+def test_hands_further_apart_than_arms_reach_are_not_related(worlds):
+    """In one frame the left hand is pushed 1.9 m away, as by a wrong depth; nothing else changes."""
+    world = worlds[1]
+    fits = made.fits([world])
+    wrong = pl.Series(((fits["side"] == "left") & (fits["frame"] == 20)).to_numpy())
+    pushed = fits["joints_cam"].to_numpy() + np.float32([0, 0, 1.9] * 21)
+    moved = fits.with_columns(joints_cam=pl.when(wrong).then(pl.Series(pushed, dtype=fits["joints_cam"].dtype)).otherwise("joints_cam"))  # fmt: skip
+    known = [facts.gather([world.clip], f, made.calibrations([world]), made.positions([world]), 1.0, made.poses_of) for f in (fits, moved)]  # fmt: skip
+    before, after = (relations.hand_hand(k, SEED) for k in known)
+    assert before[1].is_empty()
+    assert len(after[0]) == len(before[0]) - 1
+    assert not any(frames[-1] == 20 for frames in after[0]["frames"].to_list())
+    apart_m = np.linalg.norm(world.palm_cam(20, "right") - world.palm_cam(20, "left") - np.array([0, 0, 1.9]))
+    reject = after[1].row(0, named=True)
+    assert (reject["item"], reject["reason"], reject["frame"]) == ("made/b", Reason.HANDS_TOO_FAR_APART, 20)
+    assert reject["detail"] == f"palms {apart_m:.2f} m apart, at most 1.8 m allowed"
 
 
 def test_what_lies_behind_the_camera_is_left_out(worlds):
