@@ -11,7 +11,7 @@ from ops import checks, data_version, lineage_record, turns
 from ops.config import Config
 from ops.pipeline import output, run_stage
 from ops.stages import BY_NAME
-from ops.store import Report
+from ops.store import Report, saying_when_full
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def make(root: Path, config: Config, name: str, shard: str = "") -> Artefact:
         drop_removed_shards(root, config)
         report = run_stage(root, config, name, shard)
         _require_still(root, taken, name, shard)
-        return _judged(root, config, name, shard, report, time.monotonic() - start, record=True)
+        with saying_when_full(root):
+            return _judged(root, config, name, shard, report, time.monotonic() - start, record=True)
 
 
 def record(root: Path, config: Config, name: str, shard: str, seconds: float, taken: Turn) -> Artefact:
@@ -72,7 +73,8 @@ def record(root: Path, config: Config, name: str, shard: str, seconds: float, ta
     """
     report = Report.load(output(root, name, shard))
     _require_still(root, taken, name, shard)
-    return _judged(root, config, name, shard, report, seconds, record=True)
+    with saying_when_full(root):
+        return _judged(root, config, name, shard, report, seconds, record=True)
 
 
 def _require_still(root: Path, taken: Turn, name: str, shard: str) -> None:

@@ -3,7 +3,6 @@
 A workspace is a folder with ``params.yaml`` and ``dvc.yaml``; artefacts lie below its ``data``.
 """
 
-import errno
 import os
 import shutil
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 from ops.code_version import code_version
 from ops.config import Config, ShardConfig
 from ops.stages import BY_NAME, Stage
-from ops.store import Report, whole_folder
+from ops.store import Report, saying_when_full, whole_folder
 from ops.workers import Workers, chosen, each, each_parts
 
 
@@ -136,17 +135,11 @@ def run_stage(root: Path, config: Config, name: str, shard: str = "") -> Report:
         raise ValueError(f"stage {name} takes {allowed}, got {shard!r}")
     scratch = root / "data" / ".scratch" / name / shard
     scratch.mkdir(parents=True, exist_ok=True)
-    try:
-        target = output(root, name, shard)
+    target = output(root, name, shard)
+    with saying_when_full(root):
         clear_beside(target)
         with whole_folder(target, partial(root, name, shard)) as out:
             report = stage.function()(StageContext(root, stage, config, shard, out, scratch))
             report.save(out)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(root).free / 1e9
-            advice = f"the disk holding {root} is full ({free:.2f} GB left); finished artefacts are intact: free space and run again"
-            raise OSError(error.errno, advice) from error
-        raise
     shutil.rmtree(scratch, ignore_errors=True)
     return report

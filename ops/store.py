@@ -108,6 +108,27 @@ def replace_folder(new: Path, target: Path) -> None:
     _remove(_aside(new))
 
 
+@contextmanager
+def saying_when_full(root: Path):
+    """Turn whatever a full disk makes a library say in the block into an OSError with advice."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        free = shutil.disk_usage(root).free / 1e9
+        advice = f"the disk holding {root} is full ({free:.2f} GB left); finished artefacts are intact: free space and run again"
+        raise OSError(errno.ENOSPC, advice) from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    if error is None:
+        return False
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "database or disk is full" in str(error) or _is_full(error.__cause__ or error.__context__)
+
+
 def _aside(partial: Path) -> Path:
     return partial.with_name(f"{partial.name}.old")
 
