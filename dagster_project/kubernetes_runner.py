@@ -75,7 +75,7 @@ class Kubernetes(StageRunner):
         labels = {
             "app.kubernetes.io/name": "hand3d",
             "hand3d/stage": job.stage,
-            "hand3d/network": "tracking" if job.tracked else "ray" if on_cluster() else "none",  # infra/k8s/base.yaml
+            "hand3d/network": reached(job),  # infra/k8s/base.yaml
         }
         uid, gid = (int(number) for number in self.user.split(":"))
         pod: dict[str, Any] = {
@@ -181,6 +181,13 @@ def name(job: jobs.Job) -> str:
     """Of a Kubernetes object: lower case, digits, dashes, at most 63 characters, different for every job."""
     words = re.sub("[^a-z0-9]+", "-", job.folder.name.rsplit(".", 1)[0].lower()).strip("-")
     return f"hand3d-{words[:42].strip('-')}-{job.folder.name.rsplit('.', 1)[1]}"
+
+
+def reached(job: jobs.Job) -> str:
+    """What its pod may talk to, by the network policies."""
+    if job.tracked:
+        return "tracking"
+    return "ray" if on_cluster(job) else "none"
 
 
 def _apis() -> tuple[Any, Any]:

@@ -140,7 +140,7 @@ class Docker(StageRunner):
 
     def network(self, job: jobs.Job) -> str:
         """ "none", but for stages that write to MLflow. Raises ValueError where those cannot reach it."""
-        if on_cluster():
+        if on_cluster(job):
             raise ValueError(
                 "a container has no network to reach the Ray cluster that HAND3D_WORKERS names: use processes:N with "
                 "HAND3D_DEPLOYMENT=docker, or another deployment"
@@ -176,9 +176,10 @@ def workers_variables() -> dict[str, str]:
     return {name: os.environ[name] for name in WORKERS if os.environ.get(name)}
 
 
-def on_cluster() -> bool:
-    """Whether clips are done by a Ray cluster elsewhere, which a job has to reach."""
-    return chosen().kind == "ray" and bool(chosen().address)
+def on_cluster(job: jobs.Job) -> bool:
+    """Whether its clips are done by a Ray cluster elsewhere, which it has to reach."""
+    workers = chosen()
+    return jobs.environment(job.stage) == "labelling" and workers.kind == "ray" and bool(workers.address)
 
 
 def told(call: Callable, attest: Path, context: dg.AssetExecutionContext | None) -> jobs.Attestation:

@@ -62,6 +62,18 @@ def test_secrets_and_network_only_for_stages_that_track(planned, monkeypatch):
     assert runner.model_copy(update={"tracking_network": "hand3d"}).network(tracked) == "hand3d"
 
 
+def test_workers_are_the_deployments_also_in_a_container(planned, monkeypatch):
+    """Processes work there; a cluster elsewhere cannot be reached without a network, which is said before anything starts."""
+    runner, job = planned
+    monkeypatch.setenv("HAND3D_WORKERS", "processes:3")
+    assert runners.variables(job)["HAND3D_WORKERS"] == "processes:3"
+    assert runner.network(job) == "none"
+    monkeypatch.setenv("HAND3D_WORKERS", "ray:head:6379")
+    with pytest.raises(ValueError, match="no network to reach the Ray cluster that HAND3D_WORKERS names"):
+        runner.network(job)
+    assert runner.network(jobs.Job("robot_demonstrations", "", job.folder, (), False)) == "none", "it has no clips"
+
+
 def test_gpu_is_requested_for_stages_that_want_one(planned):
     runner, job = planned
     runner = runner.model_copy(update={"require_gpu": True})

@@ -93,6 +93,18 @@ def test_gpu_stage_gets_a_gpu_node_and_asserts_it(root):
     assert "nvidia.com/gpu" not in plain["containers"][0]["resources"]["limits"]
 
 
+def test_a_job_reaches_the_ray_cluster_that_does_its_clips(root, monkeypatch):
+    assert rendered(root)["metadata"]["labels"]["hand3d/network"] == "none"
+    monkeypatch.setenv("HAND3D_WORKERS", "ray:ray://hand3d-ray-head-svc:10001")
+    spec = rendered(root)
+    assert spec["spec"]["template"]["metadata"]["labels"]["hand3d/network"] == "ray"
+    (container,) = spec["spec"]["template"]["spec"]["containers"]
+    assert {"name": "HAND3D_WORKERS", "value": "ray:ray://hand3d-ray-head-svc:10001"} in container["env"]
+    policies = (world.REPOSITORY / "infra" / "k8s" / "base.yaml").read_text("utf-8")
+    assert "{hand3d/network: ray}" in policies
+    assert "port: 10001" in policies
+
+
 def test_input_off_the_volume_is_refused(root, tmp_path_factory):
     outside = tmp_path_factory.mktemp("elsewhere")
     fakes.write(outside / "a.mp4", "video")
