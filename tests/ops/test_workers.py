@@ -4,13 +4,12 @@ every wait."""
 import multiprocessing
 import os
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from ops.workers import Workers, chosen, each, each_parts
-from tests.ops.toy_workers import broken, deadly, load, load_frames
+from tests.ops.toy_workers import broken, deadly, load, load_frames, ray_cluster
 
 ITEMS = list(range(12))
 
@@ -75,9 +74,9 @@ def test_errors_of_items_and_models_are_the_callers(tmp_path):
 
 
 def test_every_wait_has_an_end(tmp_path):
-    slow = Workers("processes", 1, item_s=1.0)
-    assert values(run(tmp_path, slow, ["hang", 1], lost=lambda item, why: why)) == ["it took longer than 1 s", 3]
-    with pytest.raises(TimeoutError, match=r"item 1 of 1: it took longer than 1 s"):
+    slow = Workers("processes", 1, item_s=2.0)
+    assert values(run(tmp_path, slow, ["hang", 1], lost=lambda item, why: why)) == ["it took longer than 2 s", 3]
+    with pytest.raises(TimeoutError, match=r"item 1 of 1: it took longer than 2 s"):
         run(tmp_path, slow, ["hang"])
     with pytest.raises(TimeoutError, match=r"no worker was ready in 0 s"):
         run(tmp_path, Workers("processes", 1, start_s=0.01))
@@ -134,27 +133,8 @@ def test_workers_with_other_code_are_refused():
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A Ray cluster of two nodes, both on this machine, with one CPU each."""
-    if find_spec("ray") is None:
-        pytest.skip("ray is not installed: pip install 'hand3d-pipeline[ray]'")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-    from ray.cluster_utils import Cluster
-
-    for left in (2, 1, 0):  # Ray gives a node 30 s to start, which a busy machine may exceed
-        nodes = Cluster()
-        try:
-            nodes.add_node(num_cpus=1, include_dashboard=False)
-            nodes.add_node(num_cpus=1)
-            nodes.wait_for_nodes()
-            break
-        except Exception:
-            nodes.shutdown()
-            if not left:
-                raise
-    yield nodes.address
-    ray.shutdown()
-    nodes.shutdown()
+    with ray_cluster() as address:
+        yield address
 
 
 @pytest.mark.slow
@@ -193,8 +173,8 @@ def test_ray_loses_no_shard_to_an_item(tmp_path, cluster):
     for loader, items, match in ((broken, [1], "no weights at /nowhere"), (load, [1, "fail"], "item fail is bad")):
         with pytest.raises(ValueError, match=match):
             run(tmp_path, ray, items, loader)
-    one = Workers("ray", 1, cluster, item_s=1.0)
-    assert values(run(tmp_path, one, ["hang", 1], lost=lambda item, why: why)) == ["it took longer than 1 s", 3]
+    one = Workers("ray", 1, cluster, item_s=5.0)
+    assert values(run(tmp_path, one, ["hang", 1], lost=lambda item, why: why)) == ["it took longer than 5 s", 3]
     with pytest.raises(RuntimeError, match=r"a worker ended .* while it loaded its model"):
         run(tmp_path, one, loader=deadly)
 

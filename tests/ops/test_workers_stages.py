@@ -14,6 +14,7 @@ from ops.pipeline import run_stage
 from ops.sources import dexycb
 from ops.sources.example import make_truth
 from tests.ops.toy_hands import natural_poses, write_toy_models
+from tests.ops.toy_workers import ray_cluster
 
 STAGES = ("raw_videos", "mano_fits", "point_clouds", "objects")
 NAMES = ("20200709_141430", "20200709_141431", "20200709_141432")
@@ -54,17 +55,22 @@ def test_there_is_something_to_compare(workspace):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["processes:2", "ray"])
-def test_every_kind_of_worker_gives_the_same_bytes(workspace, monkeypatch, workers):
-    """Ray: a cluster of its own on this machine, once for every stage."""
-    if workers == "ray":
-        pytest.importorskip("ray", reason="ray is not installed: pip install 'hand3d-pipeline[ray]'")
+def test_processes_give_the_same_bytes(workspace, monkeypatch):
     root, config, expected = workspace
-    monkeypatch.setenv("HAND3D_WORKERS", workers)
-    stages = STAGES if workers != "ray" else ("mano_fits", "point_clouds")
-    for stage in stages:
+    monkeypatch.setenv("HAND3D_WORKERS", "processes:2")
+    for stage in STAGES:
         run_stage(root, config, stage, SHARD)
         assert jobs.files_hash(root / "data" / stage / SHARD) == expected[stage], stage
+
+
+@pytest.mark.slow
+def test_two_workers_on_ray_give_the_same_bytes(workspace, monkeypatch):
+    root, config, expected = workspace
+    with ray_cluster() as address:
+        monkeypatch.setenv("HAND3D_WORKERS", f"ray:{address}")
+        for stage in ("mano_fits", "point_clouds"):
+            run_stage(root, config, stage, SHARD)
+            assert jobs.files_hash(root / "data" / stage / SHARD) == expected[stage], stage
 
 
 def load_deadly(*arguments):

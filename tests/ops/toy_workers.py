@@ -4,6 +4,8 @@ import ctypes
 import os
 import signal
 import time
+from contextlib import contextmanager
+from importlib.util import find_spec
 
 DEADLY = {"kill": signal.SIGKILL, "crash": signal.SIGSEGV, "once": signal.SIGKILL}
 
@@ -53,3 +55,32 @@ def broken(folder, factor, together):
 
 def deadly(folder, factor, together):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def ray_cluster():
+    """Address of a Ray cluster of two nodes, both on this machine, with one CPU each; skips where Ray is missing."""
+    import pytest
+
+    if find_spec("ray") is None:
+        pytest.skip("ray is not installed: pip install 'hand3d-pipeline[ray]'")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+    from ray.cluster_utils import Cluster
+
+    for left in (2, 1, 0):  # Ray gives a node 30 s to start, which a busy machine may exceed
+        nodes = Cluster()
+        try:
+            nodes.add_node(num_cpus=1, include_dashboard=False)
+            nodes.add_node(num_cpus=1)
+            nodes.wait_for_nodes()
+            break
+        except Exception:
+            nodes.shutdown()
+            if not left:
+                raise
+    try:
+        yield nodes.address
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
