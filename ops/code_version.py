@@ -22,8 +22,8 @@ PLUMBING = frozenset(
     "ops." + name
     for name in [
         *("stages", "pipeline", "store", "config", "rejects", "tracking", "bootstrap", "code_version"),
-        *("turns", "orphans"),
-        *("data_version", "dvc_file", "dvc_lock", "artefacts", "checks", "lineage", "lineage_record", "dvc_cache", "jobs"),
+        *("turns", "orphans", "jobs"),
+        *("data_version", "dvc_file", "dvc_lock", "artefacts", "checks", "lineage", "lineage_record", "dvc_cache"),
     ]
 )
 MODULE = re.compile(r"ops(\.\w+)+(:\w+)?")
