@@ -2,7 +2,7 @@
 
 Units: metres, radians, seconds, pixels. Frames: ``_cam`` = OpenCV camera axes of that very frame
 (x right, y down, z forward); image coordinates are continuous, the first pixel's centre is (0.5, 0.5).
-Vectors are fixed-size arrays, matrices are row-major and flat. Joints are in OpenPose order (CONVENTIONS.md).
+Vectors are fixed-size arrays, matrices are row-major and flat; on disk, those that may be null are plain lists. Joints are in OpenPose order (CONVENTIONS.md).
 """
 
 from collections.abc import Callable, Iterator
@@ -241,7 +241,7 @@ def validate(name: str, table: pl.DataFrame) -> pl.DataFrame:
 
 
 def write(name: str, table: pl.DataFrame, path: Path) -> None:
-    validate(name, table).write_parquet(path, compression="zstd")
+    _stored(name, validate(name, table)).write_parquet(path, compression="zstd")
 
 
 @contextmanager
@@ -252,7 +252,7 @@ def writer(name: str, path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
     """
     import pyarrow.parquet as pq
 
-    schema = pl.DataFrame(schema=dtypes(name)).to_arrow().schema
+    schema = _stored(name, pl.DataFrame(schema=dtypes(name))).to_arrow().schema
     coded = [column for column in _leaves(schema) if not column.startswith("waypoints")]  # of floats no two are equal
     held: list[pl.DataFrame] = []
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=coded) as file:
@@ -262,10 +262,21 @@ def writer(name: str, path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
             if sum(map(len, held)) >= at_least:
                 together = validate(name, pl.concat(held))
                 held.clear()
-                file.write_table(together.to_arrow().cast(schema), row_group_size=ROW_GROUP)
+                file.write_table(_stored(name, together).to_arrow().cast(schema), row_group_size=ROW_GROUP)
 
         yield append
         append(pl.DataFrame(schema=dtypes(name)), at_least=1)
+
+
+def _stored(name: str, table: pl.DataFrame) -> pl.DataFrame:
+    """As it is written: Arrow, and with it pandas, cannot read fixed-size lists with nulls back from Parquet
+    (apache/arrow#35692)."""
+    return table.with_columns(pl.col(column).arr.to_list() for column in _vectors_with_nulls(name))
+
+
+def _vectors_with_nulls(name: str) -> list[str]:
+    columns = SCHEMAS[name].columns.items()
+    return [column for column, spec in columns if spec.nullable and isinstance(spec.dtype.type, pl.Array)]
 
 
 def _leaves(schema) -> list[str]:
@@ -281,4 +292,5 @@ def read(name: str, path: Path) -> pl.DataFrame:
     paths = [path] if path.is_file() else sorted(path.glob(f"*/{name}.parquet"))
     if not paths:
         raise FileNotFoundError(f"no {name}.parquet at {path} or in a shard folder below it: run its stage first")
-    return validate(name, pl.concat([pl.read_parquet(p) for p in paths]))
+    vectors = {column: dtypes(name)[column] for column in _vectors_with_nulls(name)}
+    return validate(name, pl.concat([pl.read_parquet(p).cast(vectors) for p in paths]))

@@ -103,8 +103,8 @@ def chosen_shard(name: str, path: Path, kept: pl.Series, out: Path) -> Shard:
     """The chosen rows of a shard to a file of their own."""
     out.parent.mkdir(parents=True, exist_ok=True)
     begin_s = time.process_time()
-    with tables.writer(name, out) as append:  # which checks them
-        append(pl.read_parquet(path).filter(kept))
+    with tables.writer(name, out) as append:
+        append(tables.read(name, path).filter(kept))
     return Shard(int(kept.sum()), len(kept), 0, time.process_time() - begin_s, _peak_mb())
 
 

@@ -371,3 +371,25 @@ def made_config():
         {"shards": {"s": shard}, **dict.fromkeys(("base_model", "stage1", "stage2", "stage3"), steps)},
         "made",
     )
+
+
+@pytest.mark.parametrize("way", ["write", "writer"])
+def test_file_of_a_shard_is_read_by_pandas_and_arrow_as_well(built, tmp_path, way):
+    """Vectors with nulls among them: Arrow refuses such fixed-size lists (apache/arrow#35692)."""
+    import pandas
+    import pyarrow.parquet as pq
+
+    rows, _ = built
+    path = tmp_path / "visual_rows.parquet"
+    if way == "write":
+        tables.write("visual_rows", rows, path)
+    else:
+        with tables.writer("visual_rows", path) as append:
+            append(rows)
+    assert rows["rotation"].null_count() > 0
+    assert rows["start"].null_count() > 0
+    assert tables.read("visual_rows", path).equals(rows)
+    expected = rows["rotation"].to_list()
+    assert pq.read_table(path)["rotation"].to_pylist() == expected
+    seen = pandas.read_parquet(path)["rotation"]
+    assert [None if v is None else v.tolist() for v in seen] == expected
