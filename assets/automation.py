@@ -31,7 +31,8 @@ def changed(stage: Stage) -> Condition:
     """True from the look that sees a change until a run is asked for, in that look or a later one."""
     inputs = Condition.any_deps_match(Condition.data_version_changed())
     if stage.reads:
-        # input and artefact change together in a run that makes both, in this order
+        # input and artefact change together in a run that makes both, in this order. Where the daemon looks in the very
+        # moment in which such a run ends, it may ask once more: that run finds all up to date and only records it
         inputs = inputs & ~Condition.newly_updated() & ~Condition.in_progress()
     return kept(inputs | Condition.code_version_changed())
 

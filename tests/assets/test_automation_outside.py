@@ -209,9 +209,10 @@ def test_schedules_are_off_by_default_and_on_by_one_switch(root, monkeypatch):
 
     names = {"weekly_source_survey", "nightly_champion_rescore"}
     names |= {"alerts", "automation", "dvc_changes", "source_changes"}
-    assert states() == dict.fromkeys(names, "STOPPED")
+    assert names <= set(states())
+    assert set(states().values()) == {"STOPPED"}
     monkeypatch.setenv("HAND3D_AUTOMATION", "on")
-    assert states() == dict.fromkeys(names, "RUNNING")
+    assert {name for name, state in states().items() if state == "RUNNING"} >= names
 
 
 def test_no_champion_no_nightly_run(root, instance):
