@@ -90,7 +90,7 @@ PROMPTS: dict[str, tuple[str, ...]] = {
 # about +z it rolls clockwise.
 TURN_WORDS = (("tilting down", "tilting up"), ("turning left", "turning right"), ("rolling left", "rolling right"))
 STILL_DEG = 0.5  # prints as 0 degrees
-STILL_WORDS = {_RELATION: "at the same place", "task_completion": "no movement", "hand_movement": "no movement", "camera_movement": "no movement"}  # fmt: skip
+STILL_WORDS = {_RELATION: "at the same place", "task_completion": "nowhere", "hand_movement": "nowhere", "camera_movement": "nowhere"}  # fmt: skip
 
 
 def visual_texts(rows: pl.DataFrame, seed: int, gamma: float) -> tuple[pl.Series, pl.Series]:

@@ -50,7 +50,7 @@ _CLAUSE = re.compile(
 _ROTATION = re.compile(r"\b(?:degrees?|deg|rotat\w*|tilt\w*|pan|panned|pans|roll\w*|turn\w*)\b|\u00b0", re.IGNORECASE)
 _STILL = re.compile(
     r"\b(?:no|not any|without(?: any)?) (?:movement|motion|translation|displacement|offset)\b"
-    r"|\b(?:does not|doesn't|did not|didn't) move\b|\bsame (?:place|position|location)\b|\b(?:stays?|remains?) (?:still|in place)\b|\bstationary\b",
+    r"|\b(?:does not|doesn't|did not|didn't) move\b|\bsame (?:place|position|location)\b|\b(?:stays?|remains?) (?:still|in place)\b|\bstationary\b|\bnowhere\b",
     re.IGNORECASE,
 )
 _TOUCH = re.compile(r"\btouching: (yes|no)\b", re.IGNORECASE)

@@ -53,6 +53,8 @@ def test_every_camera_answer_is_read_back():
         ("closer and lower, 0.10 m.", 0.1, (0, 1, -1)),
         ("First 0.1 m, in total 0.4 m left", 0.4, (-1, 0, 0)),
         ("no movement, 0.00 m", 0.0, (0, 0, 0)),
+        ("The right hand moves nowhere, 0.00 m.", 0.0, (0, 0, 0)),
+        ("Rotation: 3 degrees turning left; movement: nowhere, 0.00 m.", 0.0, (0, 0, 0)),
         ("The hand does not move.", 0.0, (0, 0, 0)),
         ("at the same place, 0.00 m", 0.0, (0, 0, 0)),
         ("left and right, 0.3 m", 0.3, (CONTRADICTION, 0, 0)),
