@@ -90,18 +90,33 @@ class Daemon:
 @pytest.fixture
 def standing(root, instance, monkeypatch):
     """Everything made and recorded, two ticks gone by: nothing is asked for."""
+    return stand(root, instance, monkeypatch, with_inputs=False)
+
+
+@pytest.fixture
+def standing_with_inputs(root, instance, monkeypatch):
+    """The same, and each event says what it was made from, so that Dagster can tell what is stale."""
+    return stand(root, instance, monkeypatch, with_inputs=True)
+
+
+def stand(root, instance, monkeypatch, with_inputs):
     monkeypatch.setattr(outside.Report, "load", lambda _: outside.Report())
     daemon = Daemon(root, instance)
     _, daemon.known, _ = daemon.observe({})
     for stage in STAGES:
         for shard in fakes.SHARDS if stage.partitioned else [""]:
-            daemon.made(stage.name, shard)
+            if with_inputs:
+                daemon.made(stage.name, shard)
+                continue
+            tags = {"dagster/data_version": "1"}
+            instance.report_runless_asset_event(dg.AssetMaterialization(stage.name, partition=shard or None, tags=tags))
     daemon.tick()
     assert daemon.tick() == {}
     return daemon
 
 
-def test_changed_video_is_followed_level_by_level_and_no_further_than_its_content(root, standing):
+def test_changed_video_is_followed_level_by_level_and_no_further_than_its_content(root, standing_with_inputs):
+    standing = standing_with_inputs
     fakes.write(root / "videos" / "two" / "a.mp4", "another video")
     assert standing.observe(standing.known)[0] == ["two"]
     stale = {name for name, status in standing.statuses().items() if status == "STALE"}
@@ -121,7 +136,8 @@ def waits_for_another(stage):
     return bool(first & set(stage.reads))
 
 
-def test_equal_content_stops_at_once(root, standing):
+def test_equal_content_stops_at_once(root, standing_with_inputs):
+    standing = standing_with_inputs
     fakes.write(root / "videos" / "two" / "a.mp4", "another video")
     standing.observe(standing.known)
     assert standing.tick() == {"raw_videos": {"two"}}
@@ -141,24 +157,21 @@ def test_overall_stages_follow_one_after_the_other(root, standing):
     assert standing.tick() == {}
 
 
-@pytest.mark.parametrize("what", ["added", "label", "label changed", "removed", "renamed"])
-def test_every_kind_of_change_in_a_folder_is_seen_in_its_shard_only(root, standing, what):
-    folder = root / "videos" / "one"
-    fakes.write(folder / "b.mp4", "second")
-    fakes.write(folder / "b.json", "{}")
-    _, known, _ = standing.observe(standing.known)
-    standing.tick()
-    change = {
-        "added": lambda: fakes.write(folder / "c.mp4", "third"),
-        "label": lambda: fakes.write(folder / "a.json", "{}"),
+def test_every_kind_of_change_in_a_folder_is_seen_in_its_shard_only(root, standing):
+    folder, known = root / "videos" / "one", standing.known
+    changes = {
+        "added": lambda: fakes.write(folder / "b.mp4", "second"),
+        "label added": lambda: fakes.write(folder / "b.json", "{}"),
         "label changed": lambda: fakes.write(folder / "b.json", '{"licence": "own"}'),
+        "renamed": lambda: (folder / "a.mp4").rename(folder / "c.mp4"),
+        "label removed": lambda: (folder / "b.json").unlink(),
         "removed": lambda: (folder / "b.mp4").unlink(),
-        "renamed": lambda: (folder / "b.mp4").rename(folder / "d.mp4"),
     }
-    change[what]()
-    seen, known, problems = standing.observe(known)
-    assert (seen, problems) == (["one"], [])
-    assert standing.tick() == {"raw_videos": {"one"}}
+    for what, change in changes.items():
+        change()
+        seen, known, problems = standing.observe(known)
+        assert (what, seen, problems) == (what, ["one"], [])
+        assert (what, standing.tick()) == (what, {"raw_videos": {"one"}})
     assert standing.observe(known)[0] == []
 
 
