@@ -98,7 +98,7 @@ def champion_lineage(root: Path, name: str = "champion") -> list[dict[str, objec
     Columns: artefact, content (DVC's hash), made_from (artefacts and folders of videos with their hashes), code (one
     hash over its code files), params (as used), and earlier: inputs that were made again since, "" for none.
     """
-    lock = recorded(root)
+    lock = dict(recorded(root))
     if address(name) not in lock:
         return []
     return rows(lock, found := links(root, lock, shards_of(root)), behind(lock, found, [address(name)]))

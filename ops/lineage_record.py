@@ -1,8 +1,8 @@
 """What a registered version was made from, kept with the version in the registry.
 
 dvc.lock describes the present; a version outlives it. So the part of dvc.lock behind a policy, its parameters and the
-clips it was made from become artefacts of the version's run. The record is a DVC project: `hand3d checkout` restores
-every artefact from it as long as the cache (or the remote) holds them, which `hand3d gc` sees to.
+clips it was made from become artefacts of the version's run. `hand3d checkout` restores every artefact from them as long
+as the cache holds it, which `hand3d gc` sees to.
 """
 
 import hashlib
@@ -23,6 +23,8 @@ from ops.store import Report
 POLICY, FIRST = "posttrained_policies", "raw_videos"
 TAG, GAPS_TAG = "lineage", "lineage_gaps"
 FILES = ("dvc.yaml", "dvc.lock", "params.yaml")
+SUFFIX = ".txt"
+"""Of FILES in a record: the registry's files may lie in the workspace, and a dvc.yaml there would be one of DVC's."""
 CLIPS = "clips.parquet"
 COLUMNS = {
     **{name: pl.String for name in ("shard", "clip_id", "source", "video", "sha256", "side_sha256", "split")},
@@ -52,7 +54,7 @@ class Record:
 
 def collect(root: Path, start: str = POLICY) -> Record:
     """The record of an artefact as dvc.lock has it now; of a policy with the scores that judged it."""
-    lock = recorded(root)
+    lock = dict(recorded(root))
     if address(start) not in lock:
         return Record({}, [], pl.DataFrame(schema=COLUMNS), [f"dvc.lock records no {start}"], {})
     found = lineage.links(root, lock, lineage.shards_of(root))
@@ -95,7 +97,7 @@ def write(record: Record, folder: Path) -> Path:
     """The record as files."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in record.files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        (folder / f"{name}{SUFFIX}").write_text(text, encoding="utf-8")
     record.clips.write_parquet(folder / CLIPS)
     return folder
 
@@ -126,7 +128,7 @@ def every(root: Path, model_name: str, version: int) -> list[Record]:
 
 def read(folder: Path, gaps: str = "") -> Record:
     """A record from its files. Its lock holds only what belongs together, so every link in it is exact."""
-    files = {name: (folder / name).read_text(encoding="utf-8") for name in FILES}
+    files = {name: (folder / f"{name}{SUFFIX}").read_text(encoding="utf-8") for name in FILES}
     lock = yaml.load(files["dvc.lock"], LOADER)["stages"]
     return Record(lock, [], pl.read_parquet(folder / CLIPS), [gaps] if gaps else [], files)
 

@@ -74,7 +74,7 @@ def clips(root: Path, wanted: str, kept: Sequence[pl.DataFrame] = ()) -> pl.Data
 
 def uses(root: Path, found: pl.DataFrame) -> list[Use]:
     """Every artefact that the clips went into, nearest first. found: from `clips`."""
-    lock, wanted = recorded(root), found["clip_id"].unique().to_list()
+    lock, wanted = dict(recorded(root)), found["clip_id"].unique().to_list()
     starts = [f"{FIRST}@{shard}" for shard in found["shard"].unique(maintain_order=True)]
     edges = lineage.links(root, lock, lineage.shards_of(root))
     return [_use(root, address, lock[address], wanted) for address in downstream(lock, starts, edges)]

@@ -99,6 +99,14 @@ def past(tmp_path_factory):
     patch.undo()
 
 
+def test_records_are_no_stages_of_the_workspace(past):
+    """The registry's files lie in it."""
+    root, _ = past
+    assert list(root.rglob("mlruns/**/lineage/*/dvc.yaml*"))
+    with data_version._repo(root) as repo:
+        assert {stage.path_in_repo for stage in repo.index.stages} == {"dvc.yaml"}
+
+
 def test_what_is_listed_is_what_runs_again_when_the_video_is_removed(past):
     _, known = past
     assert known["ran"] == sorted(use.artefact for use in known["listed"])
