@@ -144,26 +144,35 @@ def _rounded(value: float) -> float:
 
 def column_schema(name: str) -> dg.TableSchemaMetadataValue | None:
     """Columns of the stage's first table, as ops/tables.py has them."""
+    from ops.columns import COLUMN_SOURCES
     from ops.tables import SCHEMAS
 
     files = checks.TABLES.get(name)
     if not files:
         return None
     schema = next(iter(files.values()))
-    columns, notes = SCHEMAS[schema].columns, column_notes().get(schema, {})
+    columns, notes, sources = SCHEMAS[schema].columns, column_notes().get(schema, {}), COLUMN_SOURCES.get(name, {})
     return dg.MetadataValue.table_schema(
         dg.TableSchema(
             [
                 dg.TableColumn(
                     column,
                     str(spec.dtype),
-                    html.escape(notes[column], quote=False) if column in notes else None,  # shown as Markdown
+                    described(notes.get(column), sources.get(column, ())),
                     constraints=dg.TableColumnConstraints(nullable=spec.nullable, unique=spec.unique),
                 )
                 for column, spec in columns.items()
             ]
         )
     )
+
+
+def described(note: str | None, sources: Sequence[str]) -> str | None:
+    """A column's description, which is shown as Markdown: what it is, and the columns upstream that it comes from, since
+    the open-source UI does not draw column lineage."""
+    said = [html.escape(note, quote=False)] if note else []
+    said += [f"from {', '.join(f'`{source}`' for source in sources)}"] if sources else []
+    return "; ".join(said) or None
 
 
 def column_lineage(name: str) -> dg.TableColumnLineageMetadataValue | None:
@@ -197,7 +206,8 @@ def column_notes() -> dict[str, dict[str, str]]:
 
     notes: dict[str, dict[str, str]] = {}
     schema = ""
-    for line in Path(tables.__file__).read_text(encoding="utf-8").splitlines():
+    folded = re.sub(r"_col\(\n\s+(.*)\n\s+\)", r"_col(\1)", Path(tables.__file__).read_text(encoding="utf-8"))
+    for line in folded.splitlines():
         if begins := re.match(r'    "(\w+)": pa\.DataFrameSchema', line):
             schema = begins[1]
         elif note := re.match(r'\s+"(\w+)": .*?  # (.+)', line):

@@ -112,7 +112,9 @@ def materialise(page, partition: str) -> None:
     page.get_by_role("button", name=re.compile("Materialize")).first.click()
     dialog = page.get_by_role("dialog").first
     dialog.get_by_text("Select a partition or create one").click()
+    page.get_by_text(re.compile(r"^Select all \(")).first.wait_for()  # the list is open
     words(page.get_by_role("dialog").last, partition).click()
+    words(dialog, "1 partition").wait_for()
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Launch 1 run").click()
     dialog.wait_for(state="hidden")

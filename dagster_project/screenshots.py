@@ -16,12 +16,13 @@ from pathlib import Path
 
 from dagster_project import browser, home, ui
 from dagster_project.jobs import LABEL_SHARD
-from ops import config, data_version, tracking
+from ops import config, tracking
 
 OUT = Path(__file__).parent.parent / "docs" / "pictures" / "ui"
 LEFT_OUT = (".venv", ".git", "dvc.lock.*", "__pycache__", "report.html")
 MAX_BYTES = 200_000
 SETTLE_MS = 2500  # what is drawn after the last answer came: layout, fonts, curves
+RENDERED = "synthetic-00"  # pictures of it may be passed on
 SHARD = "synthetic-01"  # of the demo: small, with labels and depth
 DEPTH = "depth_tenth_mm"
 
@@ -60,7 +61,6 @@ def take_all(root: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     os.environ["DAGSTER_HOME"] = str(root / ".dagster")
     home.prepare(root)
-    data_version.prepare(root)
     with ExitStack() as stack:
         dagster, mlflow = serve(root, stack)
         page = stack.enter_context(browser.opened())
@@ -88,28 +88,27 @@ def serve(root: Path, stack: ExitStack) -> tuple[str, str]:
 
 
 def of_the_graph(page, address: str, out: Path) -> None:
-    page.set_viewport_size({"width": 1900, "height": 900})
-    browser.graph(page, address)
+    """All groups unfolded, in a window large enough for assets to be drawn with their state."""
+    page.goto(address)
     page.get_by_text("Hide navigation").click()
+    page.set_viewport_size({"width": 2400, "height": 1750})
+    browser.graph(page, address)
+    page.wait_for_timeout(4 * SETTLE_MS)  # the state of each asset is asked for when it is drawn
     shoot(page, out / "asset-graph.png")
     page.set_viewport_size({"width": 1500, "height": 1000})
 
 
 def of_assets(page, address: str, out: Path) -> None:
-    """Two assets with their pictures, the columns of one and where they come from, and its checks."""
-    for name, shard in (("mano_fits", "pose2sim"), ("hand3d_visual", "synthetic-00")):
-        partition(page, address, name, shard)
-        page.locator("img[src^='data:image/png']").first.wait_for()
+    """Two assets with their pictures, the columns of one and where they come from."""
+    for name in ("mano_fits", "hand3d_visual"):
+        partition(page, address, name, RENDERED)
         shoot(page, out / f"{name}.png")
+        browser.words(page, "[Show Markdown]").click()  # Dagster folds away Markdown of more than 1,000 characters
+        page.locator("img[src^='data:image/png']").first.wait_for()
+        shoot(page, out / f"{name}-picture.png")
     page.goto(f"{address}/assets/hand3d_visual?view=overview")
-    browser.words(page, "distance_m").wait_for()
+    browser.words(page, "distance_m").scroll_into_view_if_needed()
     shoot(page, out / "columns.png")
-    page.goto(f"{address}/assets/hand3d_visual?view=lineage&column=distance_m")
-    browser.words(page, "position_cam").wait_for()
-    shoot(page, out / "column-lineage.png")
-    page.goto(f"{address}/assets/mano_fits?view=checks&checkDetail=hand_sized")
-    browser.words(page, "Passed").wait_for()
-    shoot(page, out / "checks.png")
 
 
 def of_a_rerun(page, address: str, root: Path, out: Path) -> None:
@@ -140,7 +139,7 @@ def of_a_refusal(page, address: str, root: Path, out: Path) -> None:
     report_sources(root)
     partition(page, address, "raw_videos", SHARD)
     rerun(page, address, "Failure")
-    page.goto(f"{address}/assets/mano_fits?view=checks&checkDetail=depth_scale")
+    page.goto(f"{address}/assets/raw_videos?view=checks&checkDetail=camera_direction")
     browser.words(page, "Failed").wait_for()
     shoot(page, out / "failed-check.png")
 
@@ -151,7 +150,10 @@ def of_mlflow(page, address: str, root: Path, out: Path) -> None:
     version = tracking.get_alias(root, name, "champion")
     run = tracking.version_run_id(root, name, version)
     page.goto(f"{address}/#/experiments/{tracking.experiment_id(root)}/runs/{run}/model-metrics")
-    page.get_by_text("loss").first.wait_for()
+    page.locator(".js-plotly-plot").nth(4).wait_for()
+    page.get_by_role("button", name="Close", exact=True).click()  # of an assistant, which is not set up
+    page.get_by_text("stage3").first.scroll_into_view_if_needed()
+    page.wait_for_timeout(2 * SETTLE_MS)
     shoot(page, out / "mlflow-run.png")
     page.goto(f"{address}/#/models/{name}/versions/{version}")
     page.get_by_text("dvc_md5").first.wait_for()

@@ -69,3 +69,13 @@ def test_column_lineage_reaches_the_catalogue():
 def test_words_in_angle_brackets_are_shown_as_they_are():
     notes = {column.name: column.description for column in factory.column_schema("raw_videos").schema.columns}
     assert notes["clip_id"] == '"&lt;source&gt;/&lt;name&gt;"'
+
+
+def test_a_column_says_what_it_is_and_where_it_comes_from():
+    notes = {column.name: column.description for column in factory.column_schema("hand3d_visual").schema.columns}
+    assert notes["start"].startswith(
+        "m, where the vector begins, camera frame of the LAST frame; null for a camera; from `"
+    )
+    assert notes["split"] == "from `raw_videos.split`"
+    assert notes["wording"] == '"grammar", or the model that worded question and answer'
+    assert notes["contact"] == "null where the source does not say"
