@@ -101,11 +101,11 @@ def install() -> None:
     from dvc.utils.serialize import dumps_yaml
 
     def load(self, **_: Any) -> tuple[dict[str, Any], str]:
-        path = Path(self.path)
         if not self.exists():
             self._check_gitignored()
             return {}, ""
-        text = path.read_text(encoding="utf-8")
+        with self.repo.fs.open(self.path, encoding="utf-8") as file:  # of a commit's files, where DVC looks at one
+            text = file.read()
         head, _blocks, tail = split(text)
         rest = parsed(head.removesuffix(STAGES) + tail) or {}
         return {**rest, "stages": Stages(text)}, text
