@@ -10,7 +10,7 @@ command=${1:?start, stop or compose} folder=$(realpath -m "${2:?folder}")
 socket=$folder/docker.sock pidfile=$folder/docker.pid
 root=${HAND3D_ENGINE_PACKAGES:-$folder/packages}
 libraries=$root/usr/lib/$(uname -m)-linux-gnu
-packages=(docker.io containerd runc mmdebstrap iptables libxtables12 libip4tc2 libip6tc2 libnfnetlink0
+packages=(docker.io tini containerd runc mmdebstrap iptables libxtables12 libip4tc2 libip6tc2 libnfnetlink0
     libnetfilter-conntrack3 libnftnl11 libmnl0)
 export PATH=$root/usr/sbin:$root/usr/bin:$PATH
 
