@@ -34,7 +34,10 @@ def test_entry_is_a_function(stage):
 
 def test_assets_are_the_stages(graph):
     made = {key.to_user_string() for key in graph.materializable_asset_keys}
-    assert made == set(BY_NAME)
+    assert made == set(BY_NAME) | {
+        "source_survey",
+        "champion_rescore",
+    }  # the two are looked at by the clock (assets/upkeep.py)
     for stage in STAGES:
         node = graph.get(dg.AssetKey(stage.name))
         parents = {key.to_user_string() for key in node.parent_keys} - {"video_folders"}
