@@ -4,7 +4,8 @@
 set -eu
 cd "$1"/lib/python3*/site-packages
 rm -rf pip pip-*.dist-info ../../../bin/pip*
-find . -type d \( -name tests -o -name test \) -prune -exec rm -rf {} +
+find . -type d -name tests -prune -exec rm -rf {} +  # not "test": dagster imports one
+rm -rf torch/test
 find . -type d -name include -prune -exec rm -rf {} +  # headers, for compiling against
 find . -type f \( -name '*.a' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \) -delete
 # torch looks for one of its programs when it is imported
