@@ -7,8 +7,9 @@ smoke score, and says so.
 
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ops.config import BenchmarkConfig, RobotDemonstrationsConfig
 from ops.evaluation import motion, spatial
 from ops.lerobot import reader as lerobot
 from ops.models.vipa import VipaVLA
+from ops.orphans import leave_with_parent
 from ops.pipeline import StageContext
 from ops.robots import drift, evaluate, policies
 from ops.robots.evaluate import Interval
@@ -27,6 +29,7 @@ from ops.store import Report
 from ops.training import answers, data
 from ops.training.base import tokenizer_of
 from ops.training.parts import one_thread
+from ops.training.robot_data import PolicySettings
 from ops.training.stages import open_store
 
 PAPER_TRIALS = 500  # a suite
@@ -38,10 +41,11 @@ def run(context: StageContext) -> Report:
     """Write trials.parquet, scores.json, answers.parquet, motions.parquet and their pictures."""
     report = Report()
     inputs = {name: context.input(name) for name in context.stage.reads}
-    with tracking.start_run(context.root, context.stage.name, context.config, inputs) as run_:
+    # torch's threads wait for each other when a core is taken: trials then took thrice as long
+    with tracking.start_run(context.root, context.stage.name, context.config, inputs) as run_, one_thread(), baseline_trials(context) as baselines:  # fmt: skip
         hand3d_test(context, report)
         motion_prediction(context, report)
-        simulator(context, report)
+        simulator(context, report, baselines)
         run_.metrics(report.metrics)
         for path in report.pictures.values():
             run_.file(context.out / path)
@@ -191,24 +195,37 @@ def _motion_row(name: str, found: motion.MotionScore) -> dict[str, object]:
 # simulator
 
 
-def simulator(context: StageContext, report: Report) -> None:
-    """Trials of the policy and of two policies that look at nothing, from the same initial states."""
+@contextmanager
+def baseline_trials(context: StageContext) -> Iterator[list[Future[pl.DataFrame]]]:
+    """Trials of two policies that look at nothing, in a process of their own beside everything else; spawned, since
+    torch's threads do not survive a fork."""
+    views = PolicySettings.load(context.input("posttrained_policies")).views
+    demonstrations = lerobot.read(context.input("robot_demonstrations") / "lerobot")
+    baselines = {"random": policies.RandomPolicy(), "mean_action": policies.MeanActionPolicy(demonstrations)}
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=leave_with_parent) as pool:
+        futures = [pool.submit(_trials_of(context, views), policy, name) for name, policy in baselines.items()]
+        try:
+            yield futures
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _trials_of(context: StageContext, views: tuple[str, ...]) -> Callable[..., pl.DataFrame]:
+    return partial(_trials, context.config.benchmark, context.config.robot_demonstrations, views, context.scratch)
+
+
+def simulator(context: StageContext, report: Report, baselines: Sequence[Future[pl.DataFrame]]) -> None:
+    """Trials of the policy, beside those of the baselines from the same initial states."""
     from ops.training.policy import VipaPolicy
 
     config, robots = context.config.benchmark, context.config.robot_demonstrations
-    demonstrations = lerobot.read(context.input("robot_demonstrations") / "lerobot")
     vipa = VipaPolicy(context.input("posttrained_policies"))
     simulator_state = drift.check_drift()
     evaluate.require_no_drift(simulator_state)
-    baselines = {"random": policies.RandomPolicy(), "mean_action": policies.MeanActionPolicy(demonstrations)}
-    trials_of = partial(_trials, config, robots, vipa.settings.views, context.scratch)
-    # the two that look at nothing run beside the policy; spawned, since torch's threads do not survive a fork
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        others = [pool.submit(trials_of, policy, name) for name, policy in baselines.items()]
-        with one_thread():  # torch's threads wait for each other when a core is taken: trials then took thrice as long
-            parts = [trials_of(vipa, "policy", lambda items, total: context.progress(items, total, "trial"))]
-        parts += [other.result() for other in others]
-    trials = pl.concat(parts)
+    shown = lambda items, total: context.progress(items, total, "trial")  # noqa: E731
+    own = _trials_of(context, vipa.settings.views)(vipa, "policy", shown)
+    trials = pl.concat([own, *(other.result() for other in baselines)])
     tables.write("trials", trials, context.out / "trials.parquet")
     rates = trial_rates(trials)
     report.rows["trials"] = len(trials)
