@@ -109,13 +109,22 @@ def graph(page, address: str) -> None:
 
 def materialise(page, partition: str) -> None:
     """Press Materialize of what the page shows or has selected, choose the partition, launch."""
+    from playwright.sync_api import TimeoutError as NotThereError
+
     page.get_by_role("button", name=re.compile("Materialize")).first.click()
     dialog = page.get_by_role("dialog").first
-    dialog.get_by_text("Select a partition or create one").click()
-    page.get_by_text(re.compile(r"^Select all \(")).first.wait_for()  # the list is open
-    words(page.get_by_role("dialog").last, partition).click()
-    words(dialog, "1 partition").wait_for()
-    page.keyboard.press("Escape")
+    chosen, deadline = words(dialog, "1 partition"), time.monotonic() + CLICK_S
+    while not chosen.is_visible():  # on a partition's own page the dialog chooses it by itself, a moment after it opens
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"partition {partition} could not be chosen in {CLICK_S} s")
+        try:
+            dialog.get_by_text("Select a partition or create one").click(timeout=3000)
+            page.get_by_text(re.compile(r"^Select all \(")).first.wait_for(timeout=5000)  # the list is open
+            words(page.get_by_role("dialog").last, partition).click(timeout=5000)
+            chosen.wait_for(timeout=3000)
+            page.keyboard.press("Escape")
+        except NotThereError:
+            continue
     page.get_by_role("button", name="Launch 1 run").click()
     dialog.wait_for(state="hidden")
 

@@ -99,7 +99,7 @@ def train(
     if config.num_steps == 0:
         return []
     optimizer = torch.optim.AdamW(
-        trained.values(), lr=config.lr, betas=BETAS, eps=EPS, weight_decay=config.weight_decay, fused=True
+        trained.values(), lr=config.lr, betas=BETAS, eps=EPS, weight_decay=config.weight_decay
     )
     objective, optimizer = accelerator.prepare(task.objective, optimizer)
     state = Checkpoint(scratch / f"{name}.pt", fingerprint(task, config, trained))

@@ -1,5 +1,7 @@
 """Nothing is removed from DVC's cache or remote unless it is known what every registered version needs."""
 
+from uuid import uuid4
+
 import pytest
 
 from ops import artefacts, config, data_version, dvc_cache, garbage, lineage_record, tracking
@@ -116,11 +118,12 @@ def test_a_remote_is_collected_the_same_way(root, monkeypatch, capsys):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     address = "http://{}:{}".format(*server.get_host_and_port())
+    name = f"hand3d-{uuid4().hex[:12]}"  # DVC remembers across repositories what lies under a remote's URL
     try:
         import boto3
 
-        bucket = boto3.resource("s3", endpoint_url=address).create_bucket(Bucket="hand3d")
-        settings = f"""['remote "store"']\n    url = s3://hand3d/cache\n    endpointurl = {address}\n"""
+        bucket = boto3.resource("s3", endpoint_url=address).create_bucket(Bucket=name)
+        settings = f"""['remote "store"']\n    url = s3://{name}/cache\n    endpointurl = {address}\n"""
         with (root / ".dvc" / "config.local").open("a", encoding="utf-8") as file:
             file.write(settings)
         for text in ("first", "second"):

@@ -29,6 +29,8 @@ def root(tmp_path, monkeypatch):
     settings = yaml.safe_load((REPOSITORY / "infra" / "dagster.yaml").read_text(encoding="utf-8"))
     settings["run_monitoring"] |= {"poll_interval_seconds": 1, "free_slots_after_run_end_seconds": 1}
     (home / "dagster.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        instance.get_runs()  # makes the databases, which two processes must not do at once
     return tmp_path
 
 
