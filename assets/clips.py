@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.factory import OWNERS, VIDEO_FOLDERS, Described
+from assets.factory import DATA_TAG, OWNERS, VIDEO_FOLDERS, Described
 from assets.partitions import by_shard
 from ops.config import Config
 
@@ -46,6 +46,18 @@ videos and side files: a changed, added or removed file gives the partition a ne
         return dg.DataVersionsByPartition(content_versions(config, root))
 
     return observed
+
+
+def observation(shard: str, version: str) -> dg.AssetObservation:
+    """A folder's content hash as an event of the asset graph."""
+    return dg.AssetObservation(VIDEO_FOLDERS, partition=shard, tags={DATA_TAG: version})
+
+
+def observed_version(instance: dg.DagsterInstance, shard: str) -> str | None:
+    """Content hash of a shard's folder as last observed."""
+    filters = dg.AssetRecordsFilter(asset_key=dg.AssetKey(VIDEO_FOLDERS), asset_partitions=[shard])
+    records = instance.fetch_observations(filters, limit=1).records
+    return records[0].asset_observation.tags.get(DATA_TAG) if records else None
 
 
 def content_versions(config: Config, root: Path) -> dict[str, str]:

@@ -24,6 +24,8 @@ from ops.config import Config
 from ops.dvc_file import parameters
 from ops.stages import BY_NAME, Stage
 
+CODE_TAG, DATA_TAG = "dagster/code_version", "dagster/data_version"
+"""Tags of Dagster's events."""
 ONLY_STALE = "hand3d/only_stale"
 """Run tag: a step whose artefact is up to date records it instead of making it again."""
 MAX_PICTURE_BYTES = 300_000
@@ -55,7 +57,7 @@ def build(described: Described, group: str, config: Config, root: Path) -> dg.As
         kinds=set(described.kinds),
         owners=OWNERS,
         tags={"gpu": "wanted"} if stage.gpu else None,
-        deps=[*stage.reads, *([VIDEO_FOLDERS] if stage.partitioned and not stage.reads else [])],
+        deps=inputs(stage),
         partitions_def=by_shard(config) if stage.partitioned else None,
         code_version=version_of_code(stage, config),
         check_specs=[
@@ -82,6 +84,11 @@ def build(described: Described, group: str, config: Config, root: Path) -> dg.As
         return materialised(_made(context, runner, stage, shard))
 
     return asset
+
+
+def inputs(stage: Stage) -> list[str]:
+    """Keys of the assets that a stage's asset depends on."""
+    return [*stage.reads, *([VIDEO_FOLDERS] if stage.partitioned and not stage.reads else [])]
 
 
 def _made(context: dg.AssetExecutionContext, runner: StageRunner, stage: Stage, shard: str) -> Artefact:
@@ -126,7 +133,7 @@ def metadata(artefact: Artefact) -> dict[str, dg.MetadataValue]:
     values |= {f"metric/{name}": dg.MetadataValue.float(_rounded(value)) for name, value in report.metrics.items()}
     values |= {f"table/{title}": dg.MetadataValue.md(markdown_table(rows)) for title, rows in report.tables.items()}
     if report.notes:
-        values["notes"] = dg.MetadataValue.md("\n".join(f"- {html.escape(note)}" for note in report.notes))
+        values["notes"] = dg.MetadataValue.md(markdown_list(report.notes))
     schema, lineage = column_schema(artefact.stage), column_lineage(artefact.stage)
     values |= {"dagster/column_schema": schema} if schema else {}
     values |= {"dagster/column_lineage": lineage} if lineage else {}
@@ -213,6 +220,11 @@ def column_notes() -> dict[str, dict[str, str]]:
         elif note := re.match(r'\s+"(\w+)": .*?  # (.+)', line):
             notes.setdefault(schema, {})[note[1]] = note[2]
     return notes
+
+
+def markdown_list(lines: Sequence[str]) -> str:
+    """As bullets; what looks like HTML in them is shown as it is."""
+    return "\n".join(f"- {html.escape(line)}" for line in lines)
 
 
 def markdown_table(rows: Sequence[dict[str, object]]) -> str:

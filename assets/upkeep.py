@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.clips import observation, observed_version
 from assets.factory import OWNERS, VIDEO_FOLDERS, markdown_table
 from ops.config import Config
 
@@ -51,11 +52,10 @@ and time is found too, and a folder that is gone is missed. New content goes to 
         from ops.sources.full_look import look
 
         folders = look(root, config)
-        before = {folder.shard: observed(context.instance, folder.shard) for folder in folders}
+        before = {folder.shard: observed_version(context.instance, folder.shard) for folder in folders}
         new = [folder for folder in folders if folder.version and folder.version != before[folder.shard]]
         for folder in new:
-            tags = {"dagster/data_version": folder.version}
-            context.log_event(dg.AssetObservation(VIDEO_FOLDERS, partition=folder.shard, tags=tags))
+            context.log_event(observation(folder.shard, folder.version))
         problems = [f"{folder.shard}: {folder.problem}" for folder in folders if folder.problem]
         behind = [folder.shard for folder in new if before[folder.shard]]
         content = json.dumps([(folder.shard, folder.version) for folder in folders])
@@ -102,13 +102,6 @@ def folders_check(problems: list[str]) -> dg.AssetCheckEvaluation:
         description=result.description,
         metadata={},
     )
-
-
-def observed(instance: dg.DagsterInstance, shard: str) -> str | None:
-    """Content hash of a shard's folder as last observed."""
-    filters = dg.AssetRecordsFilter(asset_key=dg.AssetKey(VIDEO_FOLDERS), asset_partitions=[shard])
-    records = instance.fetch_observations(filters, limit=1).records
-    return records[0].asset_observation.tags.get("dagster/data_version") if records else None
 
 
 def champion_rescore(settings: Config, root: Path) -> dg.AssetsDefinition:

@@ -171,7 +171,7 @@ def _full_size() -> dict[str, object]:
     every = full_size.metadata(0, "action").gather_every(WHOLE)
     with tempfile.TemporaryDirectory() as folder:
         shards = [dry_run.action_shard(Path(folder), every) for _ in range(3)]  # the first warms up
-    ours_s = WHOLE * min(shard.seconds for shard in shards[1:]) / 2
+    ours_s = WHOLE * min(shard.cpu_s for shard in shards[1:]) / 2
     note = (
         f"{WHOLE * shards[0].candidates:,} candidates, geometry to files, scaled; peer: the goal; choosing comes to it"
     )

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
+from dagster_project.errors import innermost
 from ops import config, data_version
 from ops.orphans import leave_with_parent
 
@@ -118,9 +119,8 @@ def _look(root: Path, settings: config.Config) -> list:
     """Observe the folders, then list what is due."""
     import dagster as dg
 
-    from assets.clips import content_versions
-    from dagster_project.sensors import observation
-    from dagster_project.staleness import due, observed_version
+    from assets.clips import content_versions, observation, observed_version
+    from dagster_project.staleness import due
 
     with dg.DagsterInstance.get() as instance:
         close_dead_runs(instance)
@@ -217,10 +217,8 @@ def failures(result) -> dict[str, str]:
                 detail = f"check {evaluation.check_name} failed: {evaluation.description}"
                 refused.setdefault(event.step_key, []).append(detail)
         if event.is_step_failure:
-            error = event.step_failure_data.error
-            while error.cause is not None:
-                error = error.cause
-            found[event.step_key] = "; ".join(refused.get(event.step_key, [])) or " ".join(error.message.split())
+            said = innermost(event.step_failure_data.error)
+            found[event.step_key] = "; ".join(refused.get(event.step_key, [])) or said
     if not result.success and not found:
         found["run"] = "failed outside a step: see the run in Dagster"
     return found

@@ -12,7 +12,8 @@ from dagster._core.storage.dagster_run import DagsterRun
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
-PROCESS_TAG = "hand3d/process"
+from dagster_project.demo import PROCESS_TAG
+
 PATIENCE = 3
 """Looks at which a code server must have been out of reach: it may be about to come back."""
 

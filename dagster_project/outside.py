@@ -10,12 +10,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.factory import ONLY_STALE, VIDEO_FOLDERS, version_of_code
-from dagster_project.staleness import CODE_TAG, DATA_TAG, latest
+from assets.factory import CODE_TAG, DATA_TAG, ONLY_STALE, VIDEO_FOLDERS, inputs, version_of_code
+from dagster_project.staleness import latest
 from ops import data_version
 from ops.config import Config
 from ops.pipeline import output
-from ops.stages import BY_NAME, STAGES, Stage
+from ops.stages import BY_NAME, STAGES
 from ops.store import Report
 
 NEVER = "1"
@@ -120,11 +120,6 @@ def event(instance: dg.DagsterInstance, config: Config, root: Path, item: Item, 
         "made": "outside Dagster: recorded from dvc.lock, checked by whoever made it",
     }
     return dg.AssetMaterialization(item.stage, partition=item.shard or None, metadata=metadata, tags=tags)
-
-
-def inputs(stage: Stage) -> tuple[str, ...]:
-    """Asset keys that an asset depends on, as assets/factory.py has them."""
-    return (*stage.reads, *((VIDEO_FOLDERS,) if stage.partitioned and not stage.reads else ()))
 
 
 def input_event(instance: dg.DagsterInstance, name: str, shard: str) -> tuple[str, str]:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.factory import markdown_table
+from assets.factory import CODE_TAG, DATA_TAG, markdown_list, markdown_table
 from dagster_project.sensors import every_s, status
-from dagster_project.staleness import CODE_TAG, DATA_TAG
 from ops.config import Config
 from ops.evaluation.registry import BY_HAND, PROMOTED, REFUSED, WITHDRAWN, Event
 
@@ -161,5 +160,5 @@ def lineage(root: Path, model_name: str, version: int | None) -> dict[str, dg.Me
     if record is None:
         return {}
     tables = {f"table/{title}": markdown_table(rows) for title, rows in lineage_record.tables(record).items()}
-    tables["notes"] = "\n".join(f"- {note}" for note in lineage_record.notes(record))
+    tables["notes"] = markdown_list(lineage_record.notes(record))
     return {name: dg.MetadataValue.md(text) for name, text in tables.items()}

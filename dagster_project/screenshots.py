@@ -75,16 +75,12 @@ def serve(root: Path, stack: ExitStack) -> tuple[str, str]:
     """Addresses of both servers, as `make ui` starts them, on free ports."""
     paths = [str(root), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    found = []
-    ports = {"Dagster": ui.DAGSTER_PORT, "MLflow": ui.MLFLOW_PORT}
-    for name, command in ui.commands(root).items():
-        port = browser.free_port()
-        address = f"http://127.0.0.1:{port}"
-        words = [str(port) if word == str(ports[name]) else word for word in command]
-        asked = f"{address}/server_info" if name == "Dagster" else f"{address}/health"
-        stack.enter_context(browser.serving(words, root, asked, environment, root / f"{name}.log"))
-        found.append(address)
-    return found[0], found[1]
+    ports = browser.free_port(), browser.free_port()
+    dagster, mlflow = (f"http://127.0.0.1:{port}" for port in ports)
+    asked = {"Dagster": f"{dagster}/server_info", "MLflow": f"{mlflow}/health"}
+    for name, command in ui.commands(root, *ports).items():
+        stack.enter_context(browser.serving(command, root, asked[name], environment, root / f"{name}.log"))
+    return dagster, mlflow
 
 
 def of_the_graph(page, address: str, out: Path) -> None:

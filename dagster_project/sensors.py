@@ -5,7 +5,6 @@ Three sensors: `source_changes` looks at the folders of videos, `dvc_changes` at
 training by itself.
 """
 
-import hashlib
 import json
 import os
 import time
@@ -13,10 +12,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.factory import ONLY_STALE, VIDEO_FOLDERS
+from assets.clips import observation
+from assets.factory import ONLY_STALE
 from assets.upkeep import SURVEY, folders_check
 from dagster_project import outside
 from ops.config import Config
+from ops.turns import listing
 
 BUDGET_S = 30.0
 """Of one look at the folders: Dagster ends a sensor after 60 s. The next look goes on where this one stopped."""
@@ -149,15 +150,7 @@ def too_large(config: Config, root: Path, known: dict) -> dict[str, list]:
     return found
 
 
-def observation(shard: str, version: str) -> dg.AssetObservation:
-    """A folder's content hash as an event of the asset graph."""
-    return dg.AssetObservation(VIDEO_FOLDERS, partition=shard, tags={"dagster/data_version": version})
-
-
 def fingerprint(folder: Path) -> str:
     """Names, sizes and times of a folder's files: cheap, and changes whenever the content does, unless a tool changes
     bytes and keeps size and time; the weekly survey finds those."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
-    listing = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    return listing([folder])

@@ -5,13 +5,10 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.factory import VIDEO_FOLDERS, version_of_code
+from assets.factory import CODE_TAG, DATA_TAG, version_of_code
 from ops import data_version
 from ops.config import Config
 from ops.stages import STAGES
-
-CODE_TAG = "dagster/code_version"
-DATA_TAG = "dagster/data_version"
 
 
 @dataclass(frozen=True)
@@ -40,13 +37,6 @@ def due(instance: dg.DagsterInstance, config: Config, root: Path) -> list[Due]:
             elif tags.get(CODE_TAG) != code:
                 found.append(Due(stage.name, shard, "code or parameters changed without effect: to be recorded"))
     return found
-
-
-def observed_version(instance: dg.DagsterInstance, shard: str) -> str | None:
-    """Content hash of a shard's folder as last observed."""
-    filters = dg.AssetRecordsFilter(asset_key=dg.AssetKey(VIDEO_FOLDERS), asset_partitions=[shard])
-    records = instance.fetch_observations(filters, limit=1).records
-    return records[0].asset_observation.tags.get(DATA_TAG) if records else None
 
 
 def latest(instance: dg.DagsterInstance, name: str, shards: list[str]) -> dict[str, dict[str, str]]:

@@ -13,12 +13,12 @@ from ops import config, data_version, tracking
 DAGSTER_PORT, MLFLOW_PORT = 3000, 5000
 
 
-def commands(root: Path) -> dict[str, list[str]]:
+def commands(root: Path, dagster_port: int = DAGSTER_PORT, mlflow_port: int = MLFLOW_PORT) -> dict[str, list[str]]:
     """Name -> command of each server; both run in the workspace."""
     scripts = Path(sys.executable).parent
-    dagster = [str(scripts / "dagster"), "dev", "--host", "127.0.0.1", "--port", str(DAGSTER_PORT)]
+    dagster = [str(scripts / "dagster"), "dev", "--host", "127.0.0.1", "--port", str(dagster_port)]
     dagster += ["-m", "dagster_project.definitions"]
-    mlflow = [str(scripts / "mlflow"), "ui", "--host", "127.0.0.1", "--port", str(MLFLOW_PORT)]
+    mlflow = [str(scripts / "mlflow"), "ui", "--host", "127.0.0.1", "--port", str(mlflow_port)]
     mlflow += ["--backend-store-uri", tracking.tracking_uri(root)]
     return {"Dagster": dagster, "MLflow": mlflow}
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import dagster as dg
 
 from dagster_project.alerts import Alert, Sink, deliver, sinks
+from dagster_project.errors import innermost
 from dagster_project.sensors import every_s, status
 
 WINDOW_S = 2 * 86400.0
@@ -95,7 +96,7 @@ def _run_alert(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Alert:
             if not found.passed:
                 why.append(f"check {found.asset_key.to_user_string()}: {found.check_name}: {found.description or ''}")
         elif event.is_step_failure:
-            why.append(f"{event.step_key}: {_innermost(event.step_failure_data.error)}")
+            why.append(f"{event.step_key}: {innermost(event.step_failure_data.error)}")
         elif not why:
             why.append(event.message or "")
     shard = run.tags.get("dagster/partition", "")
@@ -104,14 +105,6 @@ def _run_alert(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Alert:
     return Alert(
         f"run {run.run_id}", "error", f"run failed: {assets} {shard}".strip(), text, link(f"/runs/{run.run_id}")
     )
-
-
-def _innermost(error) -> str:
-    if error is None:
-        return "no error was recorded"
-    while error.cause is not None:
-        error = error.cause
-    return " ".join(error.message.split())
 
 
 def failed_checks(instance: dg.DagsterInstance, graph, since: float, failed_runs: set[str]) -> list[Alert]:

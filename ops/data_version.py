@@ -7,14 +7,13 @@ held for the commit only (0.1 to 0.3 s), never while a stage computes.
 
 import contextlib
 import fcntl
-import io
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ IGNORE = """# left by killed runs, and what a running stage keeps for itself
 """
 LOCK_WAIT_S = 120.0
 WHOLE_LOCK = "dvc.lock.whole"
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def address(name: str, shard: str = "") -> str:
@@ -92,7 +90,7 @@ def mend(root: Path) -> list[str]:
         with _queue(root):
             shutil.copyfile(root / "dvc.lock", tmp / "dvc.lock.damaged")
             kept = tmp / WHOLE_LOCK
-            write_file(root / "dvc.lock", kept.read_bytes() if kept.is_file() else b"schema: '2.0'\n")
+            write_file(root / "dvc.lock", kept.read_bytes() if kept.is_file() else dvc_lock.EMPTY.encode())
         mended.append("dvc.lock: the last whole one is back")
     if (tmp / "rwlock").is_file() and _parsed(tmp / "rwlock", end="}") is None:
         (tmp / "rwlock").unlink()
@@ -107,7 +105,7 @@ def _parsed(path: Path, end: str = "\n") -> dict | None:
     for _ in range(20):
         try:
             text = path.read_text(encoding="utf-8")
-            content = yaml.load(text, LOADER)
+            content = dvc_lock.parsed(text)
             if text.endswith(end) and isinstance(content, dict):
                 return content
         except (OSError, ValueError, yaml.YAMLError):
@@ -243,22 +241,9 @@ def _repo(root: Path) -> Iterator:
     from dvc.repo import Repo
 
     logging.getLogger("dvc").setLevel(logging.ERROR)
-    _write_whole()
     dvc_lock.install()
     with Repo(os.fspath(root.resolve())) as repo:
         yield repo
-
-
-def _write_whole() -> None:
-    """DVC writes dvc.lock in place, and a commit that is killed leaves half of it: in our processes it is replaced."""
-    from dvc.utils.serialize import _common
-
-    def dump(path: str, data: object, dumper: Callable, fs: object = None, **options: object) -> None:
-        text = io.StringIO()
-        dumper(data, text, **options)
-        write_file(Path(path), text.getvalue().encode())
-
-    _common._dump_data = dump
 
 
 def _keep(root: Path) -> None:

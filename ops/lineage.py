@@ -61,16 +61,22 @@ def below(lock: Lock) -> dict[str, dict[str, tuple[str, str]]]:
 
 def behind(lock: Lock, found: Iterable[Link], starts: Sequence[str]) -> list[str]:
     """`starts` and every artefact that they were made from, nearest first, over exact links."""
-    makers: dict[str, list[str]] = {}
-    for link in found:
-        if link.exact:
-            makers.setdefault(link.reader, []).append(link.maker)
-    queue, seen = [start for start in starts if start in lock], []
+    return reachable(
+        [start for start in starts if start in lock], ((link.reader, link.maker) for link in found if link.exact)
+    )
+
+
+def reachable(starts: Sequence[str], edges: Iterable[tuple[str, str]]) -> list[str]:
+    """`starts` and everything that edges (from, to) lead to, nearest first."""
+    following: dict[str, list[str]] = {}
+    for here, there in edges:
+        following.setdefault(here, []).append(there)
+    queue, seen = list(starts), []
     while queue:
-        stage = queue.pop(0)
-        if stage not in seen:
-            seen.append(stage)
-            queue += makers.get(stage, [])
+        address = queue.pop(0)
+        if address not in seen:
+            seen.append(address)
+            queue += following.get(address, [])
     return seen
 
 

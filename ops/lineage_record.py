@@ -17,7 +17,8 @@ import polars as pl
 import yaml
 
 from ops import dvc_cache, lineage, tracking
-from ops.data_version import LOADER, address, content_hash, recorded
+from ops.data_version import address, content_hash, recorded
+from ops.dvc_lock import parsed
 from ops.store import Report
 
 POLICY, FIRST = "posttrained_policies", "raw_videos"
@@ -129,7 +130,7 @@ def every(root: Path, model_name: str, version: int) -> list[Record]:
 def read(folder: Path, gaps: str = "") -> Record:
     """A record from its files. Its lock holds only what belongs together, so every link in it is exact."""
     files = {name: (folder / f"{name}{SUFFIX}").read_text(encoding="utf-8") for name in FILES}
-    lock = yaml.load(files["dvc.lock"], LOADER)["stages"]
+    lock = parsed(files["dvc.lock"])["stages"]
     return Record(lock, [], pl.read_parquet(folder / CLIPS), [gaps] if gaps else [], files)
 
 

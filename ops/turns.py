@@ -20,6 +20,7 @@ from typing import IO
 
 from ops import code_version, config
 from ops.config import Config
+from ops.data_version import address
 from ops.dvc_file import parameters
 from ops.stages import BY_NAME, STAGES, Stage
 
@@ -40,11 +41,11 @@ def alone(root: Path, settings: Config, name: str, shard: str = "") -> Iterator[
 
     Raises BusyError where waiting took longer than HAND3D_WAIT_S (default: for ever; inside `dvc repro` 10 s).
     """
-    address = f"{name}@{shard}" if shard else name
+    own = address(name, shard)
     with contextlib.ExitStack() as held:
         waited = [
-            held.enter_context(_lock(root, lock, lock == address))
-            for lock in _in_order(address, _inputs(BY_NAME[name], shard, settings))
+            held.enter_context(_lock(root, lock, lock == own))
+            for lock in _in_order(own, _inputs(BY_NAME[name], shard, settings))
         ]
         yield any(waited)
 
@@ -52,17 +53,13 @@ def alone(root: Path, settings: Config, name: str, shard: str = "") -> Iterator[
 def _inputs(stage: Stage, shard: str, settings: Config) -> set[str]:
     """Addresses of what a stage reads."""
     shards = [shard] if shard else list(settings.shards)
-    return {
-        f"{read}@{key}" if key else read
-        for read in stage.reads
-        for key in (shards if BY_NAME[read].partitioned else [""])
-    }
+    return {address(read, key) for read in stage.reads for key in (shards if BY_NAME[read].partitioned else [""])}
 
 
-def _in_order(address: str, inputs: set[str]) -> list[str]:
+def _in_order(own: str, inputs: set[str]) -> list[str]:
     """In the graph's order, the same for all, so that no two wait for each other."""
     order = [stage.name for stage in STAGES]
-    return sorted({address, *inputs}, key=lambda lock: (order.index(lock.split("@")[0]), lock))
+    return sorted({own, *inputs}, key=lambda lock: (order.index(lock.split("@")[0]), lock))
 
 
 @contextlib.contextmanager
@@ -160,9 +157,9 @@ def inputs_now(root: Path, settings: Config, name: str, shard: str = "") -> dict
     videos = [root / settings.shards[shard].root] if shard and not stage.reads else []
     return {
         "parameters": parameters(stage, settings),
-        "code": _listing(code_version.code_files(stage)),
-        "files": _listing([root / file for file in stage.files]),
-        "videos": _listing(videos),
+        "code": listing(code_version.code_files(stage)),
+        "files": listing([root / file for file in stage.files]),
+        "videos": listing(videos),
     }
 
 
@@ -175,7 +172,7 @@ def changed(root: Path, before: dict[str, str], name: str, shard: str = "") -> l
     return [kind for kind, mark in before.items() if now[kind] != mark]
 
 
-def _listing(paths: list[Path]) -> str:
+def listing(paths: list[Path]) -> str:
     """Names, sizes and times of files and of all files below folders."""
     digest = hashlib.sha256()
     for path in paths:

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from ops import lineage, lineage_record
-from ops.data_version import recorded
+from ops.data_version import address, recorded
 from ops.pipeline import output
 
 FIRST = "raw_videos"
@@ -75,24 +75,17 @@ def clips(root: Path, wanted: str, kept: Sequence[pl.DataFrame] = ()) -> pl.Data
 def uses(root: Path, found: pl.DataFrame) -> list[Use]:
     """Every artefact that the clips went into, nearest first. found: from `clips`."""
     lock, wanted = dict(recorded(root)), found["clip_id"].unique().to_list()
-    starts = [f"{FIRST}@{shard}" for shard in found["shard"].unique(maintain_order=True)]
+    starts = [address(FIRST, shard) for shard in found["shard"].unique(maintain_order=True)]
     edges = lineage.links(root, lock, lineage.shards_of(root))
-    return [_use(root, address, lock[address], wanted) for address in downstream(lock, starts, edges)]
+    return [_use(root, made, lock[made], wanted) for made in downstream(lock, starts, edges)]
 
 
 def downstream(lock: lineage.Lock, starts: Sequence[str], edges: Sequence[lineage.Link]) -> list[str]:
     """`starts` and every address of dvc.lock that was made from them, each after one that it was made from. An input
     that was made again since counts: an earlier state of it was read."""
-    readers: dict[str, list[str]] = {}
-    for edge in edges:
-        readers.setdefault(edge.maker, []).append(edge.reader)
-    queue, seen = [start for start in starts if start in lock], []
-    while queue:
-        address = queue.pop(0)
-        if address not in seen:
-            seen.append(address)
-            queue += readers.get(address, [])
-    return seen
+    return lineage.reachable(
+        [start for start in starts if start in lock], ((edge.maker, edge.reader) for edge in edges)
+    )
 
 
 def rows_of(folder: Path, wanted: Sequence[str]) -> tuple[int, int, bool]:

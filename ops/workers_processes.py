@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ops.orphans import leave_with_parent
 from ops.workers import Event
 
 
@@ -77,7 +78,8 @@ def how_ended(code: int | None) -> str:
 
 
 def serve(connection: Connection, load: Callable, arguments: tuple) -> None:
-    """A worker's life: load, then items until the pipe closes, which it does when the caller is gone."""
+    """A worker's life: load, then items until the pipe closes or the caller is gone."""
+    leave_with_parent()  # the pipe says so between two items only
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the caller ends its workers
     try:
         work = load(*arguments)

@@ -203,7 +203,7 @@ def baseline_trials(context: StageContext) -> Iterator[list[Future[pl.DataFrame]
     demonstrations = lerobot.read(context.input("robot_demonstrations") / "lerobot")
     baselines = {"random": policies.RandomPolicy(), "mean_action": policies.MeanActionPolicy(demonstrations)}
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=leave_with_parent) as pool:
-        futures = [pool.submit(_trials_of(context, views), policy, name) for name, policy in baselines.items()]
+        futures = [pool.submit(_trials_here(context, views), policy, name) for name, policy in baselines.items()]
         try:
             yield futures
         except BaseException:
@@ -211,8 +211,8 @@ def baseline_trials(context: StageContext) -> Iterator[list[Future[pl.DataFrame]
             raise
 
 
-def _trials_of(context: StageContext, views: tuple[str, ...]) -> Callable[..., pl.DataFrame]:
-    return partial(_trials, context.config.benchmark, context.config.robot_demonstrations, views, context.scratch)
+def _trials_here(context: StageContext, views: tuple[str, ...]) -> Callable[..., pl.DataFrame]:
+    return partial(trials_of, context.config.benchmark, context.config.robot_demonstrations, views, context.scratch)
 
 
 def simulator(context: StageContext, report: Report, baselines: Sequence[Future[pl.DataFrame]]) -> None:
@@ -224,7 +224,7 @@ def simulator(context: StageContext, report: Report, baselines: Sequence[Future[
     simulator_state = drift.check_drift()
     evaluate.require_no_drift(simulator_state)
     shown = lambda items, total: context.progress(items, total, "trial")  # noqa: E731
-    own = _trials_of(context, vipa.settings.views)(vipa, "policy", shown)
+    own = _trials_here(context, vipa.settings.views)(vipa, "policy", shown)
     trials = pl.concat([own, *(other.result() for other in baselines)])
     tables.write("trials", trials, context.out / "trials.parquet")
     rates = trial_rates(trials)
@@ -241,7 +241,7 @@ def simulator(context: StageContext, report: Report, baselines: Sequence[Future[
     )
 
 
-def _trials(
+def trials_of(
     config: BenchmarkConfig,
     robots: RobotDemonstrationsConfig,
     views: tuple[str, ...],

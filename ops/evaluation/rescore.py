@@ -52,8 +52,7 @@ class Rescore:
 
 def champion_version(root: Path, config: Config) -> int | None:
     """Version behind the alias; None where there is no champion yet, or no registry."""
-    uri = tracking.tracking_uri(root)
-    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if not tracking.exists(root):
         return None
     return tracking.get_alias(root, config.champion.model_name, "champion")
 
@@ -147,19 +146,15 @@ def recorded_trials(root: Path, tags: dict[str, str]) -> pl.DataFrame | None:
 
 def simulator_trials(policy: Path, config: Config, scratch: Path) -> pl.DataFrame:
     """As benchmark_scores runs them. Raises DriftError where the simulator does not behave as the published one."""
-    from ops.evaluation.benchmarks import one_thread
+    from ops.evaluation.benchmarks import trials_of
     from ops.robots import drift, evaluate
+    from ops.training.parts import one_thread
     from ops.training.policy import VipaPolicy
 
     evaluate.require_no_drift(drift.check_drift())
-    benchmark, robots = config.benchmark, config.robot_demonstrations
     vipa = VipaPolicy(policy)
     with one_thread():
-        return evaluate.run_trials(
-            vipa, POLICY, robots.suite, robots.task_id, benchmark.num_trials, seed=benchmark.seed,
-            image_size=robots.image_size, views=vipa.settings.views, hard_reset=benchmark.hard_reset,
-            horizon=benchmark.horizon, finished=scratch / "trials.jsonl",
-        )  # fmt: skip
+        return trials_of(config.benchmark, config.robot_demonstrations, vipa.settings.views, scratch, vipa, POLICY)
 
 
 def _log(root: Path, config: Config, found: Rescore, trials: pl.DataFrame, policy: Path, scratch: Path) -> Rescore:

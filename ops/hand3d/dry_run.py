@@ -4,8 +4,10 @@ On made-up clips of nine sources (ops.hand3d.full_size). The plan needs metadata
 all rows are made and written as the stages do, shard by shard on several processes, sampled, and counted.
 """
 
+import contextlib
 import resource
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -16,21 +18,41 @@ import polars as pl
 from ops import tables
 from ops.hand3d import action, action_rows, facts, full_size, sampling, visual
 from ops.hand3d.targets import paper
+from ops.orphans import leave_with_parent
 
 VISUAL_SHARD, ACTION_SHARD = 300, 4000  # clips
 SEED = 0
+TIMES = "cpu_s_a_process", "wall_s_a_process"
 Line = dict[str, object]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What one process did. seconds: CPU time from geometry tables to a written file, the making-up left out."""
+    """What one process did. Times: from geometry tables to a written file, the making-up left out."""
 
     rows: int
     candidates: int
     rejected: int
-    seconds: float
+    cpu_s: float
+    wall_s: float
     peak_mb: float
+
+
+class Watch:
+    """CPU and wall time of what is done while it runs."""
+
+    def __init__(self) -> None:
+        self.cpu_s = self.wall_s = 0.0
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        cpu_s, wall_s = time.process_time(), time.perf_counter()
+        yield
+        self.cpu_s += time.process_time() - cpu_s
+        self.wall_s += time.perf_counter() - wall_s
+
+    def shard(self, rows: int, candidates: int, rejected: int = 0) -> Shard:
+        return Shard(rows, candidates, rejected, self.cpu_s, self.wall_s, _peak_mb())
 
 
 def plan() -> dict[str, pl.DataFrame]:
@@ -55,15 +77,16 @@ def make(folder: Path, processes: int) -> tuple[dict[str, pl.DataFrame], list[Li
     plans, costs = {}, []
     clips = {"visual": chosen_clips().sort("clip_id"), "action": full_size.metadata(SEED, "action")}
     # spawned, since forked processes would inherit locks of polars' threads
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=leave_with_parent) as pool:
         for name, job, size in (("visual", visual_shard, VISUAL_SHARD), ("action", action_shard, ACTION_SHARD)):
             rows, stage = f"{name}_rows", folder / f"hand3d_{name}"
             parts = [(stage / f"{i:03d}", part) for i, part in enumerate(clips[name].iter_slices(size))]
             shards = list(pool.map(job, *zip(*parts, strict=True)))
-            begin_s = time.process_time()
-            choice = _choose(name, folder, clips["visual"])
-            marked = sampling.marked(rows, stage, choice)
-            choosing = Shard(0, sum(s.rows for s in shards), 0, time.process_time() - begin_s, _peak_mb())
+            watch = Watch()
+            with watch.running():
+                choice = _choose(name, folder, clips["visual"])
+                marked = sampling.marked(rows, stage, choice)
+            choosing = watch.shard(0, sum(s.rows for s in shards))
             jobs = [(rows, path, kept, folder / rows / f"{path.parent.name}.parquet") for path, kept in marked]
             copied = list(pool.map(chosen_shard, *zip(*jobs, strict=True)))
             plans[name] = _counted(folder / rows, choice.plan)
@@ -72,16 +95,17 @@ def make(folder: Path, processes: int) -> tuple[dict[str, pl.DataFrame], list[Li
                 _cost(f"{name} choosing", [choosing], 1),
                 _cost(f"{name} chosen rows to files", copied, processes),
             ]
-            in_all_s = round(sum(float(line["cpu_s_a_process"]) for line in costs[-3:]), 1)
-            costs.append({"step": f"{name} in all", "cpu_s_a_process": in_all_s})
+            sums = {key: round(sum(float(line[key]) for line in costs[-3:]), 1) for key in TIMES}
+            costs.append({"step": f"{name} in all", **sums})
     return plans, costs
 
 
 def _cost(step: str, shards: list[Shard], processes: int) -> Line:
-    cpu_s = sum(shard.seconds for shard in shards)
+    cpu_s, wall_s = sum(shard.cpu_s for shard in shards), sum(shard.wall_s for shard in shards)
     return {
         "step": step, "rows": sum(s.rows for s in shards), "candidates": sum(s.candidates for s in shards),
         "cpu_s": round(cpu_s, 1), "cpu_s_a_process": round(cpu_s / processes, 1),
+        "wall_s_a_process": round(wall_s / processes, 1),
         "peak_mb_a_process": round(max(s.peak_mb for s in shards)),
     }  # fmt: skip
 
@@ -102,51 +126,43 @@ def _counted(folder: Path, plan_: pl.DataFrame) -> pl.DataFrame:
 def chosen_shard(name: str, path: Path, kept: pl.Series, out: Path) -> Shard:
     """The chosen rows of a shard to a file of their own."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    begin_s = time.process_time()
-    with tables.writer(name, out) as append:
+    watch = Watch()
+    with watch.running(), tables.writer(name, out) as append:
         append(tables.read(name, path).filter(kept))
-    return Shard(int(kept.sum()), len(kept), 0, time.process_time() - begin_s, _peak_mb())
+    return watch.shard(int(kept.sum()), len(kept))
 
 
 def visual_shard(out: Path, clips: pl.DataFrame) -> Shard:
     """Rows of some visual clips, as stage hand3d_visual makes them."""
     world, config = full_size.visual_world(clips, SEED), full_size.VISUAL
     out.mkdir(parents=True, exist_ok=True)
-    begin_s = time.process_time()
-    known = facts.gather(
-        world.clips,
-        world.fits,
-        world.calibrations,
-        world.positions,
-        1.0,
-        full_size.no_video,
-        config.completions_per_moment,
-    )
-    candidates, rejected = visual.propose(known, config.seed)
-    rows = visual.label(candidates, config.gamma, config.seed)
-    with tables.writer("visual_rows", out / "visual_rows.parquet") as append:
-        append(rows)
-    return Shard(len(rows), len(rows) + len(rejected), len(rejected), time.process_time() - begin_s, _peak_mb())
+    watch, tables_ = Watch(), (world.clips, world.fits, world.calibrations, world.positions)
+    with watch.running():
+        known = facts.gather(*tables_, 1.0, full_size.no_video, config.completions_per_moment)
+        candidates, rejected = visual.propose(known, config.seed)
+        rows = visual.label(candidates, config.gamma, config.seed)
+        with tables.writer("visual_rows", out / "visual_rows.parquet") as append:
+            append(rows)
+    return watch.shard(len(rows), len(rows) + len(rejected), len(rejected))
 
 
 def action_shard(out: Path, clips: pl.DataFrame) -> Shard:
     """Rows of some action clips, as stage hand3d_action makes them. A candidate is a window and a task."""
     out.mkdir(parents=True, exist_ok=True)
     rows = candidates = rejected = 0
-    seconds = 0.0
+    watch = Watch()
     frames = (clips["seconds"] * clips["fps"]).cum_sum().cast(pl.Int64) // action.BATCH_FRAMES
     with tables.writer("action_rows", out / "action_rows.parquet") as append:
         for batch in clips.with_columns(_batch=frames).partition_by("_batch", maintain_order=True, include_key=False):
             known, fits = full_size.action_world(batch, SEED)
-            begin_s = time.process_time()
-            planned, left_out = action.plan(known, full_size.ACTION)
-            made = action_rows.build(known, planned, fits, full_size.ACTION)
-            append(made.rows)
-            seconds += time.process_time() - begin_s
+            with watch.running():
+                planned, left_out = action.plan(known, full_size.ACTION)
+                made = action_rows.build(known, planned, fits, full_size.ACTION)
+                append(made.rows)
             rows += len(made.rows)
             candidates += len(tables.ACTION_TASKS) * len(planned)
             rejected += len(left_out) + len(made.rejected)
-    return Shard(rows, candidates, rejected, seconds, _peak_mb())
+    return watch.shard(rows, candidates, rejected)
 
 
 def _peak_mb() -> float:

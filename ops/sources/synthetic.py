@@ -26,6 +26,7 @@ from ops.config import RawVideosConfig, ShardConfig, SyntheticConfig
 from ops.geometry import transforms
 from ops.geometry.camera import PinholeCamera
 from ops.hands.mano import HandModel
+from ops.orphans import leave_with_parent
 from ops.rejects import ClipError, Reason
 from ops.sources import folder
 from ops.sources.base import SIDES, Clip, HandTrack, Instruction, ObjectTrack, Source, sampled_frames
@@ -69,7 +70,7 @@ def render(
     workers = min(len(todo), workers or len(os.sched_getaffinity(0)))
     done = map(job, todo)
     if workers > 1:
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=leave_with_parent)
         done = pool.map(job, todo)
     for count, number in enumerate(done, 1):
         print(

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from ops import tables
+from ops import data_version, tables
 from ops.checks import TABLES
 from ops.hand3d.audit import Audit
 from ops.hand3d.release import card, parts
@@ -44,6 +44,14 @@ def workspace(root: Path, shards: tuple[str, ...] = SHARDS) -> Path:
         write(root / "code" / f"{stage.name}.py", f"# code of {stage.name}\n")
         for file in stage.files:
             write(root / file / "weights.bin" if "." not in Path(file).name else root / file, "weights")
+    return root
+
+
+def ready(root: Path, monkeypatch, shards: tuple[str, ...] = SHARDS) -> Path:
+    """A workspace of fake stages that DVC takes."""
+    workspace(root, shards)
+    install(monkeypatch, root)
+    data_version.prepare(root)
     return root
 
 

@@ -8,7 +8,7 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
-from assets import upkeep
+from assets import clips, upkeep
 from assets.factory import ONLY_STALE
 from dagster_project import definitions, outside, schedules, sensors, staleness
 from ops import artefacts, config, data_version
@@ -20,10 +20,7 @@ CHAIN = ("raw_videos", "mano_fits", "hand3d_action")
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    fakes.workspace(tmp_path, ("one",))
-    fakes.install(monkeypatch, tmp_path)
-    data_version.prepare(tmp_path)
-    return tmp_path
+    return fakes.ready(tmp_path, monkeypatch, ("one",))
 
 
 @pytest.fixture
@@ -183,14 +180,14 @@ def fakes_quiet():
 def test_survey_finds_bytes_that_changed_behind_the_cheap_looks_back(root, instance):
     look(root, instance)
     assert survey(root, instance) == (True, {upkeep.READABLE: True, upkeep.UNTOUCHED: True})
-    before, video = upkeep.observed(instance, "one"), root / "videos" / "one" / "a.mp4"
+    before, video = clips.observed_version(instance, "one"), root / "videos" / "one" / "a.mp4"
     times, text = video.stat(), video.read_text(encoding="utf-8")
     mark = sensors.fingerprint(video.parent)
     fakes.write(video, text.replace("video", "vidfo"))  # one bit, as a bad disk does
     os.utime(video, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert sensors.fingerprint(video.parent) == mark
     assert survey(root, instance) == (True, {upkeep.READABLE: True, upkeep.UNTOUCHED: False})
-    assert upkeep.observed(instance, "one") != before, "and what was found is what automation goes by"
+    assert clips.observed_version(instance, "one") != before, "and what was found is what automation goes by"
     assert survey(root, instance)[1][upkeep.UNTOUCHED]
 
 

@@ -59,8 +59,7 @@ def served(root, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    monkeypatch.setattr(ui, "DAGSTER_PORT", port)
-    command = ui.commands(root)["Dagster"]
+    command = ui.commands(root, port)["Dagster"]
     place = command.index("-m")
     command[place : place + 2] = ["-f", str(REPOSITORY / "tests" / "assets" / "daemon_location.py")]
     environment = {

@@ -21,10 +21,7 @@ ALL = sorted(
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    fakes.workspace(tmp_path)
-    fakes.install(monkeypatch, tmp_path)
-    data_version.prepare(tmp_path)
-    return tmp_path
+    return fakes.ready(tmp_path, monkeypatch)
 
 
 def settings(root):

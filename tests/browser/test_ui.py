@@ -54,8 +54,8 @@ def address(root):
 
 def command(root: Path, port: int) -> list[str]:
     """What `make ui` runs, on a port of its own and with the fakes' definitions."""
-    changed = {str(ui.DAGSTER_PORT): str(port), "-m": "-f", "dagster_project.definitions": str(root / "location.py")}
-    found = ui.commands(root)["Dagster"]
+    changed = {"-m": "-f", "dagster_project.definitions": str(root / "location.py")}
+    found = ui.commands(root, port)["Dagster"]
     assert set(changed) <= set(found), found
     return [changed.get(word, word) for word in found]
 

@@ -11,8 +11,18 @@ from safetensors.numpy import save_file
 
 from ops import tracking
 from ops.config import TrainConfig
+from ops.evaluation import champion
+from tests.assets import fakes
 
+REPOSITORY = Path(__file__).parents[2]
 MODEL = "vipa-vla-libero-object"
+
+
+def ready(root: Path) -> Path:
+    """A workspace of fake stages with the repository's rule and an empty registry."""
+    fakes.workspace(root)
+    (root / champion.RULE_FILE).write_bytes((REPOSITORY / champion.RULE_FILE).read_bytes())
+    return store(root)
 
 
 def store(root: Path) -> Path:

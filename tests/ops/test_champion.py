@@ -109,8 +109,7 @@ def test_a_refusal_blocks_where_params_say_so(tmp_path, block):
 def test_registry_over_four_policies(tmp_path, monkeypatch):
     """First is promoted, a worse one refused, a better one promoted, the same one again keeps its version."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    root = world.store(fakes.workspace(tmp_path))
-    (root / champion.RULE_FILE).write_bytes((REPOSITORY / champion.RULE_FILE).read_bytes())
+    root = world.ready(tmp_path)
     settings = load(root / "params.yaml")
     name = settings.champion.model_name
 

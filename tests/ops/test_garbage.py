@@ -15,10 +15,7 @@ NAME = f"{world.MODEL}/1"
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    fakes.workspace(tmp_path, ("one",))
-    fakes.install(monkeypatch, tmp_path)
-    data_version.prepare(tmp_path)
-    return tmp_path
+    return fakes.ready(tmp_path, monkeypatch, ("one",))
 
 
 def remake(root, text):

@@ -13,10 +13,7 @@ from tests.assets import fakes
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    fakes.workspace(tmp_path, ("a", "ab"))
-    fakes.install(monkeypatch, tmp_path)
-    data_version.prepare(tmp_path)
-    return tmp_path
+    return fakes.ready(tmp_path, monkeypatch, ("a", "ab"))
 
 
 class Cache:

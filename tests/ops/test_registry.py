@@ -11,17 +11,14 @@ from ops.__main__ import main
 from ops.evaluation import champion, registry
 from ops.evaluation.champion import Decision
 from ops.pipeline import run_stage
-from tests.assets import fakes
 from tests.ops import registry_world as world
-from tests.ops.test_champion import REPOSITORY, trials
+from tests.ops.test_champion import trials
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    fakes.workspace(tmp_path)
-    (tmp_path / champion.RULE_FILE).write_bytes((REPOSITORY / champion.RULE_FILE).read_bytes())
-    return world.store(tmp_path)
+    return world.ready(tmp_path)
 
 
 def decide(root, weight, score):

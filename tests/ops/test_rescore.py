@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,12 +9,11 @@ import pytest
 
 from ops import tables, tracking
 from ops.config import load
-from ops.evaluation import champion, rescore
+from ops.evaluation import rescore
 from ops.evaluation.champion import Rule
 from tests.assets import fakes
 from tests.ops import registry_world as world
 
-REPOSITORY = Path(__file__).parents[2]
 RULE = Rule("progress", 0.9, 10, 0.0, 0.0, 0.0)
 TAGS = {"score_name": "progress", "score_mean": "0.5", "tasks": "x/1", "content": "c"}
 
@@ -82,9 +80,7 @@ def test_other_bytes_in_the_registry_are_a_problem_whatever_the_score():
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    fakes.workspace(tmp_path)
-    (tmp_path / champion.RULE_FILE).write_bytes((REPOSITORY / champion.RULE_FILE).read_bytes())
-    return world.store(tmp_path)
+    return world.ready(tmp_path)
 
 
 def test_champion_of_a_real_registry_is_loaded_scored_and_logged(root):

@@ -38,10 +38,7 @@ def test_rows_are_counted_in_every_table_that_names_clips(tmp_path):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    fakes.workspace(tmp_path)
-    fakes.install(monkeypatch, tmp_path)
-    data_version.prepare(tmp_path)
-    return tmp_path
+    return fakes.ready(tmp_path, monkeypatch)
 
 
 def test_a_clip_is_named_by_id_path_content_or_subject(root):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -218,6 +219,69 @@ def test_failures_in_a_container_come_back_and_leave_no_container(docker_runner,
     assert "has other code for raw_videos than the caller" in refused
     assert not (root / "data" / "raw_videos" / "one").exists()
     assert left(engine) == []
+
+
+HELD = (
+    "import sys, time\nfrom pathlib import Path\nfrom assets import piped\nfrom ops import jobs, store\n"
+    "def hold(*_):\n    Path('/workspace/data/held').touch()\n    time.sleep(600)\n"
+    "{at} = hold\nsys.exit(piped.main(sys.argv[1:]))\n"
+)
+"""The real job, which stops where it is about to do `at`, says so, and waits for its end."""
+
+
+@pytest.mark.container
+@pytest.mark.slow
+def test_a_container_killed_in_mid_work_leaves_what_stood_and_a_rerun_heals(docker_runner, engine, monkeypatch):
+    """SIGKILL before the output is whole, before it is attested, and after it was."""
+    root = docker_runner.folder
+    assert world.materialise(root, docker_runner, "raw_videos").success
+    stood, lock = files_of(root), (root / "dvc.lock").read_bytes()
+    (root / "videos" / "one" / "broken.mp4").unlink()
+    said = {
+        "store.replace_folder": "left no made.json: killed",  # its output is half of one: report.json is not in place
+        "jobs.files_hash": "left no made.json: killed",
+        "piped.jobs.attested": "though it attested an output",
+    }
+    for at, why in said.items():
+        monkeypatch.setattr(runners, "ENTRY", ["python3", "-c", HELD.format(at=at)])
+        result = killed_when_held(root, docker_runner, engine)
+        failure = demo.failures(result)["raw_videos"]
+        assert why in failure
+        assert "137" in failure, "the signal is named"
+        assert (files_of(root), (root / "dvc.lock").read_bytes()) == (stood, lock), at
+        assert left(engine) == []
+        assert list((root / "data" / ".scratch" / ".jobs").iterdir()) == []
+    monkeypatch.undo()
+    assert list(data_version.stale(root, ["raw_videos@one"])) == ["raw_videos@one"]
+    again = world.materialise(root, docker_runner, "raw_videos")
+    assert again.success, demo.failures(again)
+    assert files_of(root) != stood
+    assert world.version_of(again) == data_version.recorded_version(root, "raw_videos", "one")
+    assert data_version.stale(root, ["raw_videos@one"]) == {}
+
+
+def killed_when_held(root, runner, engine):
+    """Materialise; as soon as the container says that it waits, it is killed."""
+
+    def kill():
+        deadline = time.monotonic() + 120
+        while not list((root / "data" / ".scratch" / ".jobs").glob("*/data/held")):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.05)
+        (container,) = engine.containers.list(filters={"label": runners.JOB_LABEL})
+        container.kill("SIGKILL")
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    result = world.materialise(root, runner, "raw_videos")
+    killer.join()
+    return result
+
+
+def files_of(root) -> dict[str, str]:
+    """What a reader finds of the stage: folder -> hash over its files."""
+    return {path.name: jobs.files_hash(path) for path in (root / "data" / "raw_videos").iterdir()}
 
 
 @pytest.mark.container

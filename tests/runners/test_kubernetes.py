@@ -14,7 +14,7 @@ import pytest
 from assets.handles import InProcess
 from dagster_project import demo, kubernetes_runner
 from dagster_project.kubernetes_runner import Kubernetes
-from ops import config, data_version, jobs
+from ops import config, jobs
 from tests.assets import fakes
 from tests.runners import world
 
@@ -28,10 +28,7 @@ NEEDS_EXTRA = pytest.mark.skipif(
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    fakes.workspace(tmp_path)
-    fakes.install(monkeypatch, tmp_path)
-    data_version.prepare(tmp_path)
-    return tmp_path
+    return fakes.ready(tmp_path, monkeypatch)
 
 
 def rendered(root, stage="raw_videos", shard="one", **given):

@@ -21,10 +21,7 @@ CONTENTS = ("video A", "video B")
 
 
 def make(root: Path, monkeypatch) -> Path:
-    fakes.workspace(root)
-    fakes.install(monkeypatch, root)
-    data_version.prepare(root)
-    return root
+    return fakes.ready(root, monkeypatch)
 
 
 def settings(root: Path) -> config.Config:
