@@ -1,5 +1,6 @@
 """The one Definitions object: assets, checks, jobs, sensors and the resources of this deployment."""
 
+import warnings
 from pathlib import Path
 
 import dagster as dg
@@ -22,17 +23,20 @@ GROUPS = (clips, geometry, hand3d, checkpoints, benchmarks)
 def build(root: Path) -> dg.Definitions:
     """Definitions of a workspace. Raises ValueError for a params.yaml that does not hold."""
     settings = config.load(root / "params.yaml")
-    assets = [clips.video_folders(settings, root)]
-    for module in GROUPS:
-        assets += build_group(module.ASSETS, module.GROUP, settings, root)
-    return dg.Definitions(
-        assets=[*assets, *upkeep(settings, root)],
-        jobs=jobs(),
-        schedules=schedules(settings, root),
-        sensors=[*sensors(settings, root), alert_sensor(), registry_sensor(settings, root)],
-        resources=resources(root),
-        executor=dg.in_process_executor,
-    )
+    # what a later Dagster may change is no news to the pinned one
+    quiet = warnings.catch_warnings(action="ignore", category=dg.BetaWarning)
+    with quiet, warnings.catch_warnings(action="ignore", category=dg.PreviewWarning):
+        assets = [clips.video_folders(settings, root)]
+        for module in GROUPS:
+            assets += build_group(module.ASSETS, module.GROUP, settings, root)
+        return dg.Definitions(
+            assets=[*assets, *upkeep(settings, root)],
+            jobs=jobs(),
+            schedules=schedules(settings, root),
+            sensors=[*sensors(settings, root), alert_sensor(), registry_sensor(settings, root)],
+            resources=resources(root),
+            executor=dg.in_process_executor,
+        )
 
 
 @dg.definitions

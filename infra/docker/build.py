@@ -60,7 +60,7 @@ def environments() -> dict[str, dict[str, list[str]]]:
 
 
 def images() -> list[str]:
-    return [name for name in environments() if name != "common"]
+    return [name for name in environments() if name not in ("common", "instead")]
 
 
 def lock(name: str, packages: list[str] | None = None) -> str:
@@ -79,7 +79,8 @@ def lock(name: str, packages: list[str] | None = None) -> str:
             raise ValueError(f"{package} (image {name}) is not pinned in requirements.lock: add it there")
         found.add(package)
         queue += needs(package)
-    return LOCK_HEADER + "".join(f"{package}=={pins[package]}\n" for package in sorted(found))
+    named = {given["instead"].get(package, package): pins[package] for package in found}
+    return LOCK_HEADER + "".join(f"{package}=={named[package]}\n" for package in sorted(named))
 
 
 def pinned() -> dict[str, str]:

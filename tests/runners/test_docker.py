@@ -134,10 +134,10 @@ def image(engine):
     if "HAND3D_TEST_IMAGE" in os.environ:
         return os.environ["HAND3D_TEST_IMAGE"]
     build = builder()
-    tar = cache() / "bookworm-python-gl.tar"
+    tar = cache() / "bookworm-python.tar"
     if not tar.is_file():
         partial = tar.with_name(f".{os.getpid()}.tar")
-        build.make_root_file_system((*build.PYTHON, *build.environments()["common"]["system"]), partial)
+        build.make_root_file_system(build.PYTHON, partial)
         partial.rename(tar)
     build.import_base("localhost/hand3d-test-base:1", tar)
     tag = build.build("labelling", build.lock("labelling", PACKAGES), "localhost/hand3d-test-base:1", True, [])
