@@ -8,6 +8,7 @@ image nor truth, the mean motion and the mean position of the training rows. A m
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +148,7 @@ def draw(predicted: Sequence[Motion], wanted: Sequence[Motion], titles: Sequence
     """Some motions over the truth: seen by the camera (x right, y down) and from above (x right, z forward). A dot is
     where a hand starts; predicted: as for `score`."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     num = min(4, len(predicted))
     figure = Figure(figsize=(2.6 * max(1, num), 5), layout="constrained")
@@ -162,8 +164,10 @@ def draw(predicted: Sequence[Motion], wanted: Sequence[Motion], titles: Sequence
                     axis.plot(path_m[:, 0], path_m[:, second], color=colour, label=None if hand else name)
                     axis.plot(*path_m[0, [0, second]], "o", color=colour, markersize=4)
             axis.set(xlabel="x, m (right)", ylabel=label)
+            axis.set_aspect("equal", adjustable="datalim")
+            axis.xaxis.set_major_locator(MaxNLocator(4))
             if row == 0:
                 axis.invert_yaxis()
-                axis.set_title(titles[column][:34], fontsize=7)
+                axis.set_title(textwrap.fill(textwrap.shorten(titles[column], 70, placeholder=" ..."), 36), fontsize=7)
     axes[0, 0].legend(fontsize=7)
     figure.savefig(path, dpi=75)

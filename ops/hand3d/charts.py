@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ops.contact_sheet import save_small
 from ops.hand3d.tally import DISTANCE_EDGES_M, LENGTH_EDGES_M, WORDS, Totals
 from ops.tables import ACTION_TASKS, VISUAL_TASKS
 
@@ -21,8 +22,7 @@ COLOURS = (
     "#d55e00",
     "#999999",
 )  # apart for colour-blind readers
-_SHEET_WIDTH = 640
-_MAX_BYTES = 290_000  # what an asset page still shows
+_SHEET_WIDTH = 1280
 
 
 def distances(totals: Totals, path: Path) -> None:
@@ -40,11 +40,12 @@ def _shares(axes, totals: Totals, tasks: Sequence[str], edges: np.ndarray, label
     """Bins beyond the last even one are drawn as one, "and more"."""
     even = int(np.flatnonzero(~np.isclose(np.diff(edges), edges[1] - edges[0]))[0])
     shown = [*edges[: even + 1], edges[even] + (edges[1] - edges[0])]
-    for task, colour in zip(tasks, COLOURS, strict=False):
+    widths = (6, 3.6, 1.4) if tasks == ACTION_TASKS else (1.6,) * len(tasks)  # action tasks share motions: upon another
+    for task, colour, width in zip(tasks, COLOURS, widths, strict=False):
         counts = np.asarray(totals.distances.get(task, []), float)
         if counts.sum():
             shares = np.append(counts[:even], counts[even:].sum()) / counts.sum()
-            axes.stairs(100 * shares, shown, label=f"{task} ({int(counts.sum()):,})", color=colour, linewidth=1.6)
+            axes.stairs(100 * shares, shown, label=f"{task} ({int(counts.sum()):,})", color=colour, linewidth=width)
     axes.set(xlabel=f"{label} (last bin: and more)", ylabel="% of the task's rows", title=title)
     _legend(axes)
 
@@ -87,23 +88,32 @@ def sheet(drawn: "Sequence[Drawn]", path: Path) -> None:
     for item in drawn:
         if item.picture is not None:
             first.setdefault(str(item.row["task"]), item)
-    strips = [_strip(item) for item in first.values()]
-    if not strips:
+    if not first:
         return
-    rows = [strips[i : i + 2] for i in range(0, len(strips), 2)]
-    page = Image.new("RGB", (2 * _SHEET_WIDTH, sum(max(s.height for s in row) for row in rows)), "white")
+    rows = [
+        [_strip(item, _SHEET_WIDTH // len(row)) for item in row]
+        for wide in (True, False)
+        for row in _rows([item for item in first.values() if _wide(item) == wide], 2 if wide else 3)
+    ]
+    page = Image.new("RGB", (_SHEET_WIDTH, sum(max(s.height for s in row) for row in rows)), "white")
     top = 0
     for row in rows:
         for column, strip in enumerate(row):
-            page.paste(strip, (column * _SHEET_WIDTH, top))
+            page.paste(strip, (column * (_SHEET_WIDTH // len(row)), top))
         top += max(strip.height for strip in row)
-    for colours in (256, 128, 64, 32):
-        page.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
-        if path.stat().st_size <= _MAX_BYTES:
-            return
+    save_small(page, path, Image.Quantize.FASTOCTREE)
 
 
-def _strip(item: "Drawn"):
+def _wide(item: "Drawn") -> bool:
+    """Whether two such pictures fill a row of the sheet; otherwise it takes three."""
+    return item.picture is not None and item.picture.width > 1.6 * item.picture.height
+
+
+def _rows(items: "Sequence[Drawn]", across: int) -> "list[Sequence[Drawn]]":
+    return [items[i : i + across] for i in range(0, len(items), across)]
+
+
+def _strip(item: "Drawn", width: int):
     import textwrap
 
     from PIL import Image, ImageDraw
@@ -111,10 +121,11 @@ def _strip(item: "Drawn"):
     from ops.hand3d.quality_page import words_of
 
     question, answer = words_of(item.row)
-    lines = [str(item.row["task"]), *textwrap.wrap(f"Q: {question}", 92)[:3], *textwrap.wrap(f"A: {answer}", 92)[:2]]
+    lines = [str(item.row["task"])]
+    lines += [*textwrap.wrap(f"Q: {question}", width // 7)[:3], *textwrap.wrap(f"A: {answer}", width // 7)[:2]]
     picture = item.picture.copy()
-    picture.thumbnail((_SHEET_WIDTH - 10, 300))
-    strip = Image.new("RGB", (_SHEET_WIDTH, picture.height + 16 * len(lines) + 24), "white")
+    picture.thumbnail((width - 10, 300))
+    strip = Image.new("RGB", (width, picture.height + 16 * len(lines) + 24), "white")
     strip.paste(picture, (0, 4))
     ImageDraw.Draw(strip).multiline_text((2, picture.height + 8), "\n".join(lines), fill="black", font_size=13)
     return strip

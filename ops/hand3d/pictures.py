@@ -6,29 +6,33 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
 
-from ops import tables
+from ops import contact_sheet, tables
 from ops.hand3d.facts import PALM_JOINTS
 from ops.rejects import ClipError
 from ops.sources.base import Clip
 
-_HEIGHT = 190
-_TEXT_HEIGHT = 78
+_HEIGHT = 200
+_PANEL = 300  # width of the text beside the frames, at least
+_LINE = 16
 _START, _END = (255, 210, 60), (240, 70, 70)
 
 
 def questions(rows: pl.DataFrame, clips: dict[str, Clip], fits: pl.DataFrame, path: Path) -> None:
-    """One row of each task: its frames side by side, the measured displacement as a line, question and answer below."""
+    """One row of each task: its last frames side by side, the measured displacement as a line, question and answer."""
     chosen = [_typical(rows.filter(task=task)) for task in tables.VISUAL_TASKS if (rows["task"] == task).any()]
     strips = [_strip(row, clips[str(row["clip_id"])], fits) for row in chosen]
-    width = max(strip.width for strip in strips)
-    sheet = Image.new("RGB", (width, sum(strip.height for strip in strips)), "white")
-    top = 0
-    for strip in strips:
-        sheet.paste(strip, (0, top))
-        top += strip.height
-    sheet.quantize(256, Image.Quantize.FASTOCTREE).save(path, optimize=True)  # keeps thin red lines red
+    width = max(sum(image.width for image in images) for images, _ in strips)
+    sheet = Image.new("RGB", (width + _PANEL, len(strips) * (_HEIGHT + 4)), "white")
+    for place, (images, text) in enumerate(strips):
+        left, top = 0, place * (_HEIGHT + 4)
+        for image in images:
+            sheet.paste(image, (left, top))
+            left += image.width
+        _write(sheet, text, left + 10, top)
+    contact_sheet.save_small(sheet, path, Image.Quantize.FASTOCTREE)  # keeps thin red lines red
 
 
 def _typical(rows: pl.DataFrame) -> dict[str, object]:
@@ -39,8 +43,9 @@ def _typical(rows: pl.DataFrame) -> dict[str, object]:
     return ranked.row(len(ranked) // 4, named=True)
 
 
-def _strip(row: dict[str, object], clip: Clip, fits: pl.DataFrame) -> Image.Image:
-    frames = list(row["frames"])[-3:]  # type: ignore[call-overload]
+def _strip(row: dict[str, object], clip: Clip, fits: pl.DataFrame) -> tuple[list[Image.Image], list[str]]:
+    """The last two frames of a row and the lines to write beside them."""
+    frames = list(row["frames"])[-2:]  # type: ignore[call-overload]
     width = round(_HEIGHT * clip.camera.width / clip.camera.height)
     try:
         images = [Image.fromarray(frame.rgb) for frame in clip.frames(frames, (width, _HEIGHT))]
@@ -50,13 +55,17 @@ def _strip(row: dict[str, object], clip: Clip, fits: pl.DataFrame) -> Image.Imag
     line = _line_px(row, clip, fits)
     if images and line is not None:
         _draw_line(images[-1], line * [width / clip.camera.width, _HEIGHT / clip.camera.height])
-    strip = Image.new("RGB", (max(3 * width, 620), _HEIGHT + _TEXT_HEIGHT), "white")
-    for place, image in enumerate(images):
-        strip.paste(image, (place * width, 0))
-    text = f"{row['task']}  {row['clip_id']}  frames {row['frames']}  (circle: from, dot: to)\nQ: {row['question']}\nA: {row['answer']}"
-    wrapped = "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, strip.width // 7))
-    ImageDraw.Draw(strip).multiline_text((4, _HEIGHT + 3), wrapped, fill="black", font_size=12)
-    return strip
+    shown = "" if len(frames) == len(row["frames"]) else ", the last two shown"  # type: ignore[arg-type]
+    said = [str(row["task"]), str(row["clip_id"]), f"frames {', '.join(map(str, row['frames']))}{shown}"]  # type: ignore[call-overload]
+    said += [] if line is None else ["circle: from, dot: to"]
+    return images, [*said, "", f"Q: {row['question']}", f"A: {row['answer']}"]
+
+
+def _write(sheet: Image.Image, lines: list[str], left: int, top: int) -> None:
+    """Lines in the sheet's free part to the right of `left`, wrapped."""
+    characters = (sheet.width - left) // 7
+    wrapped = [part for line in lines for part in (textwrap.wrap(line, characters) or [""])][: _HEIGHT // _LINE]
+    ImageDraw.Draw(sheet).multiline_text((left, top + 4), "\n".join(wrapped), fill="black", font_size=12)
 
 
 def _line_px(row: dict[str, object], clip: Clip, fits: pl.DataFrame) -> np.ndarray | None:
@@ -91,8 +100,10 @@ def histograms(rows: pl.DataFrame, path: Path) -> None:
     present = [task for task in tables.VISUAL_TASKS if (rows["task"] == task).any()]
     upper = float(np.quantile(rows["distance_m"].to_numpy(), 0.99))
     bins = np.linspace(0, max(upper, 0.05), 30).tolist()
-    left.hist([rows.filter(task=t)["distance_m"].to_numpy() for t in present], bins, stacked=True, label=present)
-    left.set(xlabel="distance, m", ylabel="rows", title=f"{len(rows)} rows")
+    shown = [rows.filter(task=t)["distance_m"].clip(upper_bound=bins[-1]).to_numpy() for t in present]
+    left.hist(shown, bins, stacked=True, label=present)
+    left.yaxis.set_major_locator(MaxNLocator(integer=True))
+    left.set(xlabel="distance, m (last bin: and more)", ylabel="rows", title=f"{len(rows)} rows")
     left.legend(fontsize=7)
     _direction_bars(right, rows["direction"].to_numpy())
     figure.savefig(path, dpi=80)
@@ -108,10 +119,10 @@ def _direction_bars(axes, direction: np.ndarray) -> None:
 
 def trajectories(waypoints: list[np.ndarray], titles: list[str], path: Path) -> None:
     """Wrist paths from above (x, z) and from the side (z, y): start as a dot. waypoints: (n, 3) metres each."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     above, side = figure.subplots(1, 2)
     for points, title in zip(waypoints, titles, strict=True):
-        (line,) = above.plot(points[:, 0], points[:, 2], label=textwrap.shorten(title, 46))
+        (line,) = above.plot(points[:, 0], points[:, 2], label=textwrap.shorten(title, 64, placeholder=" ..."))
         above.plot(*points[0, [0, 2]], "o", color=line.get_color(), markersize=4)
         side.plot(points[:, 2], points[:, 1], color=line.get_color())
         side.plot(*points[0, [2, 1]], "o", color=line.get_color(), markersize=4)
@@ -120,7 +131,7 @@ def trajectories(waypoints: list[np.ndarray], titles: list[str], path: Path) -> 
     side.invert_yaxis()
     for axes in (above, side):
         axes.set_aspect("equal", adjustable="datalim")
-    above.legend(fontsize=6)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(path, dpi=80)
 
 
@@ -128,8 +139,9 @@ def motion_lengths(rows: pl.DataFrame, threshold_m: float, path: Path) -> None:
     """How far the wrist goes in a row, beside the threshold under which rows are left out."""
     figure = Figure(figsize=(5, 3), layout="constrained")
     axes = figure.subplots()
-    for task in tables.ACTION_TASKS:
-        axes.hist(rows.filter(task=task)["displacement_m"].to_numpy(), 30, histtype="step", label=task)
+    for place, task in enumerate(tables.ACTION_TASKS):  # of the same motions often: thinner lines upon wider ones
+        lengths = rows.filter(task=task)["displacement_m"].to_numpy()
+        axes.stairs(*np.histogram(lengths, 30), label=task, linewidth=6 - 2.3 * place)
     axes.axvline(threshold_m, color="black", linestyle="--", label=f"left out below {threshold_m} m")
     axes.set(xlabel="path of the wrist, m", ylabel="rows")
     axes.legend(fontsize=7)

@@ -155,7 +155,10 @@ def _picture(table: pl.DataFrame, path) -> None:
 
     figure, axes = plt.subplots(1, 3, figsize=(10, 2.8))
     for axis, name, label in zip(
-        axes, ("scale", "num_omega", "spread"), ("s", "joints in Omega", "spread of the ratios / s"), strict=True
+        axes,
+        ("scale", "num_omega", "spread"),
+        ("scale s, m per unit of the map", "joints in Omega", "spread of the joints' ratios / s"),
+        strict=True,
     ):
         axis.hist(table[name].to_numpy(), bins=30, color="#1f6feb")
         axis.set(xlabel=label, ylabel="frames")

@@ -1,6 +1,6 @@
-"""Pictures people look at: hand skeletons on frames, contact sheets, depth maps. RGB uint8 arrays."""
+"""Pictures people look at: hand skeletons and boxes on frames, depth maps. RGB uint8 arrays."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from ops.hands.joints import BONE_RGB, BONES
 
 TILE = (320, 240)  # width and height of a cut-out
+YELLOW = (255, 220, 0)
 
 
 def hand(rgb: np.ndarray, joints_px: np.ndarray, visible: np.ndarray) -> np.ndarray:
@@ -51,32 +52,39 @@ def _skeleton(picture: np.ndarray, points: np.ndarray, visible: np.ndarray) -> N
 
 
 def depth(z: np.ndarray) -> np.ndarray:
-    """Depth as colours, near = warm; grey where there is none. The range is the map's own 2nd to 98th percentile."""
+    """Depth as colours, near = warm; grey where there is none. The range is `depth_range`."""
     import matplotlib
 
     valid = np.isfinite(z)
     picture = np.full((*z.shape, 3), 128, np.uint8)
     if valid.any():
-        low, high = np.percentile(z[valid], [2, 98])
+        low, high = depth_range(z)
         shade = 1 - np.clip((z - low) / max(high - low, 1e-9), 0, 1)
         colours = matplotlib.colormaps["turbo"](np.nan_to_num(shade))[..., :3]
         picture[valid] = (colours[valid] * 255).astype(np.uint8)
     return picture
 
 
-def sheet(pictures: list[np.ndarray], captions: list[str], path: Path, columns: int = 4, width: int = 260) -> None:
-    """A contact sheet as a PNG of a few hundred kB at most (palette of 160 colours)."""
-    tiles = []
-    for picture, caption in zip(pictures, captions, strict=True):
-        image = Image.fromarray(picture)
-        image = image.resize((width, round(width * image.height / image.width)), Image.Resampling.BILINEAR)
-        tile = Image.new("RGB", (width, image.height + 14), "white")
-        tile.paste(image, (0, 0))
-        ImageDraw.Draw(tile).text((2, image.height + 1), caption[:44], fill="black")
-        tiles.append(tile)
-    columns = min(columns, len(tiles))
-    height = max(tile.height for tile in tiles)
-    page = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height), "white")
-    for place, tile in enumerate(tiles):
-        page.paste(tile, (place % columns * width, place // columns * height))
-    page.quantize(160).save(path, optimize=True)
+def depth_range(z: np.ndarray) -> tuple[float, float]:
+    """The map's 2nd and 98th percentile; NaN where it is empty."""
+    valid = z[np.isfinite(z)]
+    low, high = np.percentile(valid, [2, 98]) if valid.size else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def boxes(rgb: np.ndarray, named: Sequence[tuple[str, np.ndarray]], shown_width: int = 260) -> np.ndarray:
+    """Boxes with their names on them, readable when the picture is shown `shown_width` pixels wide.
+
+    named: name and x0, y0, x1, y1 in pixels.
+    """
+    image = Image.fromarray(rgb)
+    pen, unit = ImageDraw.Draw(image), image.width / shown_width
+    for _, box in named:
+        pen.rectangle(tuple(np.sort(box.reshape(2, 2), axis=0).ravel()), outline=YELLOW, width=round(max(2 * unit, 1)))
+    for name, box in named:
+        width, height = pen.textlength(name, font_size=11 * unit) + 4 * unit, 13 * unit
+        left = float(np.clip(box[0], 0, max(image.width - width, 0)))
+        top = float(np.clip(box[1] - height, 0, image.height - height))
+        pen.rectangle((left, top, left + width, top + height), fill=YELLOW)
+        pen.text((left + 2 * unit, top), name, fill="black", font_size=11 * unit)
+    return np.asarray(image)

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64
 
-from ops import tables
+from ops import contact_sheet, tables
 from ops.bootstrap import weights_dir
 from ops.config import ManoFitsConfig
 from ops.hands.fit import MIN_JOINTS, HandFit, Track, fit, fit_tracks
@@ -398,4 +398,4 @@ def _picture(table: pl.DataFrame, rows: list[dict], root: Path, path: Path) -> N
                 visible = np.array(hand["visibility"]) == Visibility.VISIBLE
                 pictures.append(drawing.hand(frame.rgb, np.array(hand["joints_px"]).reshape(21, 2), visible))
                 captions.append(f"{row['clip_id']} {frame.time_s:.1f} s {hand['side']}")
-    drawing.sheet(pictures, captions, path)
+    contact_sheet.sheet(pictures, captions, path)

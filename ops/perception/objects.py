@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from ops import tables
+from ops import contact_sheet, tables
 from ops.config import ObjectsConfig
 from ops.perception import drawing
 from ops.perception.point_clouds import PointMaps
@@ -61,7 +61,7 @@ def run(context: StageContext) -> Report:
         names = table.group_by("name").len("boxes").sort("boxes", "name", descending=[True, False]).head(30)
         report.tables = {"names": names.to_dicts()}
         report.metrics = {"objects_per_frame": table.height / clouds.height}
-        drawing.sheet(pictures, captions, context.out / "objects.png")
+        contact_sheet.sheet(pictures, captions, context.out / "objects.png")
         report.pictures["objects"] = "objects.png"
     return report
 
@@ -95,7 +95,8 @@ def load_finder(root: Path, point_clouds: Path, config: ObjectsConfig) -> Callab
                     picture, spread = None, cloud["index"] % 5 == 3
                     if found and (first or spread):
                         caption = f"{clip.clip_id} {cloud['time_s']:.1f} s ({route})"
-                        picture, first = Picture(_draw(rgb, boxes), caption, spread), False
+                        named = [(name, box) for name, box, _ in boxes]
+                        picture, first = Picture(drawing.boxes(rgb, named), caption, spread), False
                     yield found, dropped, picture
         except ClipError as error:
             yield [], [error.reject(clip.clip_id)], None
@@ -238,12 +239,3 @@ def named(label: str, names: tuple[str, ...]) -> str | None:
     shared = {name: len(said & set(name.lower().split())) for name in names}
     best = max(shared, key=shared.get, default=None)
     return best if best is not None and shared[best] else None
-
-
-def _draw(rgb: np.ndarray, boxes: list[Box]) -> np.ndarray:
-    picture = rgb.copy()
-    for name, box, _ in boxes:
-        x0, y0, x1, y1 = box.round().astype(int).tolist()
-        cv2.rectangle(picture, (x0, y0), (x1, y1), (255, 220, 0), 2)
-        cv2.putText(picture, name, (x0, max(12, y0 - 4)), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 220, 0), 1, cv2.LINE_AA)
-    return picture

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from ops import tables
+from ops import contact_sheet, tables
 from ops.config import PointCloudsConfig
 from ops.perception import drawing, pairs
 from ops.perception.depth_maps import map_size, points_of_depth, shrink_depth
@@ -87,9 +87,9 @@ def run(context: StageContext) -> Report:
                 row["index"] = len(rows)
                 _store(file, len(rows), points, confidence)
                 rows.append(row)
-                if len(pictures) < 2 * MAX_PICTURES and (row["frame"] == 0 or len(rows) % 12 == 3):
-                    pictures += [rgb, drawing.depth(points[..., 2])]
-                    captions += [f"{row['clip_id']} {row['time_s']:.1f} s", f"{row['route']}, {row['scale']}"]
+                if len(pictures) < MAX_PICTURES and (row["frame"] == 0 or len(rows) % 12 == 3):
+                    pictures.append(_beside(rgb, points[..., 2]))
+                    captions.append(f"{row['clip_id']} {row['time_s']:.1f} s; {_said_of_depth(row, points[..., 2])}")
     table = tables.frame("point_clouds", rows)
     tables.write("point_clouds", table, context.out / "point_clouds.parquet")
     report = Report(rows={"point_clouds": table.height})
@@ -100,9 +100,22 @@ def run(context: StageContext) -> Report:
             "size_mb": (context.out / FILE).stat().st_size / 1e6,
         }
         report.tables = {"routes": table.group_by("route", "scale", "pose").len("frames").sort("route").to_dicts()}
-        drawing.sheet(pictures, captions, context.out / "maps.png")
+        contact_sheet.sheet(pictures, captions, context.out / "maps.png", width=520, columns=(2,))
         report.pictures["frames and their depth"] = "maps.png"
     return report
+
+
+def _beside(rgb: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """A frame and its depth as colours, side by side."""
+    size = (rgb.shape[1], rgb.shape[0])
+    return np.hstack([rgb, cv2.resize(drawing.depth(z), size, interpolation=cv2.INTER_NEAREST)])
+
+
+def _said_of_depth(row: dict, z: np.ndarray) -> str:
+    """Below a depth map: where it is from and what its colours span."""
+    low, high = drawing.depth_range(z)
+    unit = "m" if row["scale"] == "metric" else "units of the map"
+    return f"{row['route']}: {low:.2f} (red) to {high:.2f} {unit}"
 
 
 Found = tuple[dict, np.ndarray, np.ndarray, np.ndarray]

@@ -221,7 +221,7 @@ def _draw(episodes: list[Episode], out: Path, report: Report) -> None:
 
     images = next(iter(episodes[0].images.values()))
     shown = np.linspace(0, len(images) - 1, 10).round().astype(int)
-    figure, axes = plt.subplots(2, 5, figsize=(8, 3.6))
+    figure, axes = plt.subplots(2, 5, figsize=(9, 4.6), layout="constrained")
     for axis, i in zip(axes.flat, shown, strict=True):
         row = int(np.flatnonzero(episodes[0].image_index == i)[0])
         axis.imshow(images[i])
@@ -231,7 +231,7 @@ def _draw(episodes: list[Episode], out: Path, report: Report) -> None:
         axis.axis("off")
     figure.suptitle(f"demonstration 0: {episodes[0].task}", fontsize=9)
     _save_picture(figure, out, "film_strip.png", "one demonstration", report)
-    figure, (top, side) = plt.subplots(1, 2, figsize=(9, 3.6))
+    figure, (top, side) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", width_ratios=(5, 4))
     for episode in episodes:
         top.plot(-episode.state[:, 1], episode.state[:, 0], lw=0.8, alpha=0.7)
         side.plot(np.arange(len(episode)) / CONTROL_HZ, episode.state[:, 2], lw=0.8, alpha=0.7)
@@ -243,7 +243,6 @@ def _draw(episodes: list[Episode], out: Path, report: Report) -> None:
 def _save_picture(figure, out: Path, name: str, title: str, report: Report) -> None:
     from matplotlib import pyplot as plt
 
-    figure.tight_layout()
     figure.savefig(out / name, dpi=80)
     plt.close(figure)
     report.pictures[title] = name

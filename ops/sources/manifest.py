@@ -14,9 +14,9 @@ from pathlib import Path, PurePath
 from types import ModuleType
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from ops import tables
+from ops import contact_sheet, tables
 from ops.config import RawVideosConfig, ShardConfig
 from ops.geometry.camera import PinholeCamera
 from ops.pipeline import StageContext
@@ -48,7 +48,6 @@ READERS = {
     "vitra": "ops.sources.vitra",
 }
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
-THUMBNAIL = (160, 120)
 MAX_THUMBNAILS = 12
 
 
@@ -336,21 +335,16 @@ def _summary(report: Report, rows: list[dict], shard: ShardConfig) -> Report:
 
 
 def _contact_sheet(rows: list[dict], context: StageContext, report: Report) -> None:
-    """Middle frames of up to 12 clips, spread over the shard, each with its name."""
+    """Frames of up to 12 clips, spread over the shard; of few clips several each, spread over the clip."""
     if not rows:
         return
     picks = sorted(set(np.linspace(0, len(rows) - 1, min(len(rows), MAX_THUMBNAILS)).astype(int).tolist()))
-    columns = min(4, len(picks))
-    width, height = THUMBNAIL
-    sheet = Image.new("RGB", (columns * width, -(-len(picks) // columns) * (height + 14)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for place, pick in enumerate(picks):
-        row = rows[pick]
-        frame = next(iter(read_clip(row, context.root).frames([row["num_frames"] // 2])))
-        picture = Image.fromarray(frame.rgb)
-        picture.thumbnail(THUMBNAIL)
-        left, top = place % columns * width, place // columns * (height + 14)
-        sheet.paste(picture, (left + (width - picture.width) // 2, top))
-        draw.text((left + 2, top + height), f"{row['clip_id']} ({row['split']})"[-26:], fill="black")
-    sheet.quantize(128).save(context.out / "clips.png", optimize=True)
+    each = MAX_THUMBNAILS // len(picks)
+    pictures, captions = [], []
+    for row in (rows[pick] for pick in picks):
+        wanted = ((np.arange(each) + 0.5) / each * row["num_frames"]).astype(int).tolist()
+        for frame in read_clip(row, context.root).frames(sorted(set(wanted))):
+            pictures.append(frame.rgb)
+            captions.append(f"{row['clip_id']} {frame.time_s:.1f} s ({row['split']})")
+    contact_sheet.sheet(pictures, captions, context.out / "clips.png")
     report.pictures["clips"] = "clips.png"
