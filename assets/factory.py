@@ -137,10 +137,11 @@ def metadata(artefact: Artefact) -> dict[str, dg.MetadataValue]:
     schema, lineage = column_schema(artefact.stage), column_lineage(artefact.stage)
     values |= {"dagster/column_schema": schema} if schema else {}
     values |= {"dagster/column_lineage": lineage} if lineage else {}
+    if artefact.seconds:  # of one that stood already it is not known
+        values["seconds"] = dg.MetadataValue.float(round(artefact.seconds, 2))
     return values | {
         "folder": dg.MetadataValue.path(str(artefact.folder)),
         "dvc_hash": dg.MetadataValue.text(artefact.version),
-        "seconds": dg.MetadataValue.float(round(artefact.seconds, 2)),
     }
 
 

@@ -6,9 +6,10 @@ failed blocking check stops everything downstream.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from ops.config import Config, ShardConfig
 from ops.pipeline import output
@@ -21,13 +22,15 @@ SAMPLE = 200  # rows that a slow second route looks at
 
 @dataclass(frozen=True)
 class Made:
-    """An artefact under test. shard: "" for unpartitioned stages. report: what its stage said."""
+    """An artefact under test. shard: "" for unpartitioned stages. report: what its stage said. read: its tables, each
+    read and validated once for all checks."""
 
     root: Path
     config: Config
     stage: Stage
     shard: str
     report: Report
+    read: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -102,7 +105,9 @@ def _evaluate(check: Check, made: Made) -> Finding:
 def _read(made: Made, file: str):
     from ops import tables
 
-    return tables.read(TABLES[made.stage.name][file], made.folder / f"{file}.parquet")
+    if file not in made.read:
+        made.read[file] = tables.read(TABLES[made.stage.name][file], made.folder / f"{file}.parquet")
+    return made.read[file]
 
 
 def _follows_schema(made: Made) -> tuple[bool, str]:

@@ -26,12 +26,14 @@ HEADER = "# Rendered from ops/stages.py by `hand3d dvc-yaml`: change it there. O
 
 def render(root: Path, stages: tuple[Stage, ...] = STAGES) -> str:
     """Text of dvc.yaml for a workspace. Raises FileNotFoundError when params.yaml is missing."""
+    root = root.resolve()
     sections = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")) or {}
     rendered = {stage.name: _stage(stage, root, sections) for stage in stages}
     metrics = [f"data/{stage.name}/report.json" for stage in stages if stage.name in MEASURED]
     # block style and no line folding: DVC cannot read templates in flow style
-    return HEADER + yaml.safe_dump(
-        {"stages": rendered, "metrics": metrics}, sort_keys=False, default_flow_style=False, width=1000
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same bytes in a tenth of the time
+    return HEADER + yaml.dump(
+        {"stages": rendered, "metrics": metrics}, None, dumper, sort_keys=False, default_flow_style=False, width=1000
     )
 
 
@@ -89,6 +91,5 @@ def _defaults(section: type) -> list[str]:
 
 
 def _code_path(path: Path, root: Path) -> str:
-    """Relative in a checkout; absolute where the workspace uses an installed package."""
-    root = root.resolve()
+    """Relative in a checkout; absolute where the workspace uses an installed package. root: resolved."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else os.fspath(path)

@@ -94,9 +94,10 @@ def replaced(text: str, new: Mapping[str, str]) -> str:
 
 @cache
 def install() -> None:
-    """Let DVC in this process read and write its lock file so. Holds for dvc==3.67.1, which is pinned; a test compares
-    the bytes with those of an unchanged DVC."""
-    from dvc.dvcfile import Lockfile
+    """Let DVC in this process read and write its lock file so, and read dvc.yaml by the parser in C. Holds for
+    dvc==3.67.1, which is pinned; a test compares the bytes with those of an unchanged DVC."""
+    from dvc.dvcfile import Lockfile, ProjectFile
+    from dvc.exceptions import DvcException
     from dvc.stage import serialize
     from dvc.utils.serialize import dumps_yaml
 
@@ -122,4 +123,14 @@ def install() -> None:
             write_file(path, after.encode())
             self.repo.scm_context.track_file(self.relpath)
 
-    Lockfile._load, Lockfile.dump_stages = load, dump_stages
+    loaded_by_dvc = ProjectFile._load_yaml
+
+    def load_yaml(self, **options: Any) -> tuple[dict[str, Any], str]:
+        with self.repo.fs.open(self.path, encoding="utf-8") as file:
+            text = file.read()
+        try:
+            return self.validate(parsed(text), self.relpath), text
+        except (yaml.YAMLError, DvcException):
+            return loaded_by_dvc(self, **options)  # which says what is wrong and where
+
+    Lockfile._load, Lockfile.dump_stages, ProjectFile._load_yaml = load, dump_stages, load_yaml

@@ -117,3 +117,18 @@ def test_changing_a_stage_of_99_shards_takes_milliseconds():
     after = dvc_lock.replaced(text, {"mano_fits@50-3": block.replace("KEY", "mano_fits@50-3").replace("0a", "0b")})
     assert dvc_lock.Stages(after)["mano_fits@50-3"]["deps"][0]["md5"] == "0b" * 16
     assert time.process_time() - start < 0.5
+
+
+def test_dvc_yaml_is_read_as_dvc_reads_it_and_its_errors_are_dvcs(tmp_path, monkeypatch):
+    """In C, but for a broken file: what is wrong with that, DVC's own reader says."""
+    from dvc.exceptions import DvcException
+    from dvc.utils.serialize import load_yaml
+
+    root = fakes.ready(tmp_path, monkeypatch)
+    with data_version._repo(root) as repo:
+        (file,) = {stage.dvcfile for stage in repo.index.stages}
+        assert file.load() == load_yaml(root / "dvc.yaml")
+        for broken, said in (("stages: [", "corrupted"), ("stages:\n  a:\n    odd: 1\n", "validation")):
+            (root / "dvc.yaml").write_text(broken)
+            with pytest.raises(DvcException, match=said):
+                file.load()
