@@ -2,7 +2,8 @@
 
 A line is JSON: {"stages": [...], "kill_at": N or null}. The maker makes the stages of the shard; where kill_at is given
 it kills itself with SIGKILL just before its Nth operation on a file (opening for writing, renaming, linking, removing,
-making a folder). Prints the maker's process when it starts, and how it ended ("-9", "0 OPERATIONS").
+making a folder). Prints the maker's process when it starts. After an empty line it waits for the maker to end and prints
+how: the exit code, -9 for SIGKILL. Until then an ended maker keeps its number, which so is nobody else's.
 """
 
 import json
@@ -44,12 +45,13 @@ def main() -> None:
         ):
             import_module(module)  # what is loaded late, now; nothing is run, since polars' threads outlive no fork
         print("ready", flush=True)
-        for line in sys.stdin:
+        while line := sys.stdin.readline():
             task = json.loads(line)
             child = os.fork()
             if child == 0:
                 _maker(root, task)
             print(child, flush=True)
+            sys.stdin.readline()
             _, status = os.waitpid(child, 0)
             print(os.waitstatus_to_exitcode(status), flush=True)
 

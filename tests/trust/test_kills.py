@@ -39,6 +39,8 @@ class Nursery:
         return int(self.process.stdout.readline())
 
     def end(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
 
