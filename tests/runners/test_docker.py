@@ -234,7 +234,7 @@ HELD = (
 def test_a_container_killed_in_mid_work_leaves_what_stood_and_a_rerun_heals(docker_runner, engine, monkeypatch):
     """SIGKILL before the output is whole, before it is attested, and after it was."""
     root = docker_runner.folder
-    assert world.materialise(root, docker_runner, "raw_videos").success
+    assert world.materialise(root, InProcess(root=str(root)), "raw_videos").success
     stood, lock = files_of(root), (root / "dvc.lock").read_bytes()
     (root / "videos" / "one" / "broken.mp4").unlink()
     said = {
