@@ -16,12 +16,14 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
 )
 START_S, RUN_S, CLICK_S = 240, 240, 60  # on two cores that others use as well
+WINDOW = 1500, 1000
 
 
 def chromium() -> str | None:
@@ -30,7 +32,7 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def opened(width: int = 1500, height: int = 1000) -> Iterator:
+def opened(width: int = WINDOW[0], height: int = WINDOW[1]) -> Iterator:
     """A page of a new browser. Raises FileNotFoundError saying what to install."""
     from playwright.sync_api import sync_playwright
 
@@ -99,9 +101,16 @@ def node(page, name: str):
     return words(page.locator("foreignObject"), name)
 
 
-def graph(page, address: str) -> None:
-    """Open the asset graph with all of its groups unfolded."""
-    page.goto(f"{address}/asset-groups")
+def gone(places) -> None:
+    """Wait until nothing is left there. Raises AssertionError after RUN_S."""
+    from playwright.sync_api import expect
+
+    expect(places).to_have_count(0, timeout=RUN_S * 1000)
+
+
+def graph(page, address: str, selection: str = "*") -> None:
+    """Open the asset graph with all of its groups unfolded. selection: in Dagster's language."""
+    page.goto(f"{address}/asset-groups~{quote(selection, safe='')}")
     page.locator("foreignObject").first.wait_for()
     page.keyboard.press("Alt+e")
     node(page, "champion").wait_for()

@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,7 +22,16 @@ from ops import config, tracking
 OUT = Path(__file__).parent.parent / "docs" / "pictures" / "ui"
 LEFT_OUT = (".venv", ".git", "dvc.lock.*", "__pycache__", "report.html")
 MAX_BYTES = 200_000
-SETTLE_MS = 2500  # what is drawn after the last answer came: layout, fonts, curves
+SETTLE_MS = 2500  # between two looks at whether a page has come to rest
+STILL_S = 240
+GROUPS = ("clips", "geometry", "hand3d", "training", "scores")
+UNROLL = """cell => {
+    let box = cell
+    while (box && box.scrollHeight <= box.clientHeight + 4) box = box.parentElement
+    if (box) box.style.maxHeight = box.style.height = box.style.flex = 'none'
+}"""
+"""Show all of a list that scrolls by itself."""
+MAIN_GROUPS = 'not group:"upkeep"'
 RENDERED = "synthetic-00"  # pictures of it may be passed on
 SHARD = "synthetic-01"  # of the demo: small, with labels and depth
 DEPTH = "depth_tenth_mm"
@@ -84,14 +94,43 @@ def serve(root: Path, stack: ExitStack) -> tuple[str, str]:
 
 
 def of_the_graph(page, address: str, out: Path) -> None:
-    """All groups unfolded, in a window large enough for assets to be drawn with their state."""
+    """The stages from top to bottom, by name; and nearer up the first two groups, where each says in what state it is."""
     page.goto(address)
+    page.evaluate("localStorage.setItem('asset-graph-direction', JSON.stringify('vertical'))")
     page.get_by_text("Hide navigation").click()
-    page.set_viewport_size({"width": 2400, "height": 1750})
-    browser.graph(page, address)
-    page.wait_for_timeout(4 * SETTLE_MS)  # the state of each asset is asked for when it is drawn
-    shoot(page, out / "asset-graph.png")
-    page.set_viewport_size({"width": 1500, "height": 1000})
+    page.set_viewport_size({"width": 1700, "height": 2000})  # names in full size, and no more than names
+    with page.expect_response(tells_state, timeout=STILL_S * 1000):  # asked for when an asset is drawn, it comes late
+        browser.graph(page, address, MAIN_GROUPS)
+    shoot(page, out / "asset-graph.png", around(page, *GROUPS))
+    page.set_viewport_size({"width": 2600, "height": 3300})
+    page.reload()  # which fits the graph into the window
+    browser.node(page, "champion").wait_for()
+    browser.gone(page.locator("foreignObject").get_by_text("Loading"))
+    shoot(page, out / "asset-graph-state.png", around(page, *GROUPS[:2], above=GROUPS[2]))
+    usual_window(page)
+
+
+def tells_state(answer) -> bool:
+    """Whether it is the answer to the graph's question which assets are materialised and which stale."""
+    return "AssetStaleStatusDataQuery" in (answer.request.post_data or "")
+
+
+def usual_window(page) -> None:
+    page.set_viewport_size(dict(zip(("width", "height"), browser.WINDOW, strict=True)))
+
+
+def around(page, *groups: str, above: str | None = None) -> dict[str, float]:
+    """The part of the screen that shows these groups of the graph, as playwright's clip. above: the group that lies over
+    the last one's lower end."""
+
+    def box(group: str) -> dict[str, float]:
+        return page.locator("foreignObject", has_text=re.compile(f"^{group}$")).bounding_box()
+
+    boxes = [box(group) for group in groups]
+    left, top = (min(found[side] for found in boxes) - 12 for side in ("x", "y"))
+    right = max(found["x"] + found["width"] for found in boxes) + 12
+    bottom = box(above)["y"] if above else max(found["y"] + found["height"] for found in boxes) + 12
+    return {"x": left, "y": top, "width": right - left, "height": bottom - top}
 
 
 def of_assets(page, address: str, out: Path) -> None:
@@ -100,9 +139,11 @@ def of_assets(page, address: str, out: Path) -> None:
         partition(page, address, name, RENDERED)
         if name == "mano_fits":
             shoot(page, out / f"{name}.png")
+        page.set_viewport_size({"width": browser.WINDOW[0], "height": 1200})  # the whole picture
         browser.words(page, "[Show Markdown]").click()  # Dagster folds away Markdown of more than 1,000 characters
         page.locator("img[src^='data:image/png']").first.wait_for()
         shoot(page, out / f"{name}-picture.png")
+        usual_window(page)
     page.goto(f"{address}/assets/hand3d_visual?view=overview")
     browser.words(page, "distance_m").scroll_into_view_if_needed()
     shoot(page, out / "columns.png")
@@ -147,17 +188,26 @@ def of_mlflow(page, address: str, root: Path, out: Path) -> None:
     page.goto(f"{address}/#/experiments/{tracking.experiment_id(root)}/runs/{run}/model-metrics")
     page.locator(".js-plotly-plot").nth(4).wait_for()
     page.get_by_role("button", name="Close", exact=True).click()  # of an assistant, which is not set up
-    page.get_by_text("stage3").first.scroll_into_view_if_needed()
-    page.wait_for_timeout(2 * SETTLE_MS)
+    page.get_by_text("stage3").first.evaluate("title => title.scrollIntoView({block: 'start'})")
+    page.locator(".js-plotly-plot").last.wait_for()
     shoot(page, out / "mlflow-run.png")
     page.goto(f"{address}/#/models/{name}/versions/{version}")
-    page.get_by_text("dvc_md5").first.wait_for()
+    page.set_viewport_size({"width": browser.WINDOW[0], "height": 1400})
+    page.get_by_text("dvc_md5").first.evaluate(UNROLL)
+    page.get_by_text("git_commit").first.wait_for()
     shoot(page, out / "mlflow-model-version.png")
 
 
 def partition(page, address: str, name: str, shard: str) -> None:
+    """Its row of the catalogue, with every cell filled: notes and tables are drawn after the rest."""
     page.goto(f"{address}/assets/{name}?view=partitions&partition={shard}")
     browser.words(page, "dvc_hash").wait_for()
+    late = page.locator("tr", has=page.locator("td:first-child", has_text=re.compile("^(notes|table/)")))
+    deadline = time.monotonic() + STILL_S
+    while not all(text.strip() for text in late.locator("> td:nth-child(2)").all_inner_texts()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{name} of {shard}: a cell is still empty after {STILL_S} s")
+        page.wait_for_timeout(200)
 
 
 def rerun(page, address: str, status: str) -> None:
@@ -179,12 +229,12 @@ def report_sources(root: Path) -> None:
             instance.report_runless_asset_event(event)
 
 
-def shoot(page, path: Path) -> None:
-    """Save what is on the screen, in as many colours as 200 kB hold. Raises ValueError where 16 are too many."""
+def shoot(page, path: Path, clip: dict[str, float] | None = None) -> None:
+    """Save what is on the screen, in as many colours as 200 kB hold. clip: a part of it. Raises ValueError where 16
+    colours are too many."""
     from PIL import Image
 
-    page.wait_for_timeout(SETTLE_MS)
-    page.screenshot(path=path)
+    still(page, path, clip)
     with Image.open(path) as found:
         picture = found.convert("RGB")
     for colours in (256, 128, 64, 32, 16):
@@ -193,6 +243,18 @@ def shoot(page, path: Path) -> None:
             print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB, {colours} colours", flush=True)
             return
     raise ValueError(f"{path.name} has {path.stat().st_size} bytes, more than {MAX_BYTES}")
+
+
+def still(page, path: Path, clip: dict[str, float] | None) -> None:
+    """Save the screen once nothing moves on it any more: no wheel turns, nothing more is drawn. Raises TimeoutError."""
+    before, deadline = b"", time.monotonic() + STILL_S
+    while time.monotonic() < deadline:
+        page.wait_for_timeout(SETTLE_MS)
+        now = page.screenshot(path=path, clip=clip)
+        if now == before:
+            return
+        before = now
+    raise TimeoutError(f"{path.name}: the page still changes after {STILL_S} s")
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ def _draw(episodes: list[Episode], out: Path, report: Report) -> None:
 
     images = next(iter(episodes[0].images.values()))
     shown = np.linspace(0, len(images) - 1, 10).round().astype(int)
-    figure, axes = plt.subplots(2, 5, figsize=(9, 4.6), layout="constrained")
+    figure, axes = plt.subplots(2, 5, figsize=(9, 4.2), layout="constrained")
     for axis, i in zip(axes.flat, shown, strict=True):
         row = int(np.flatnonzero(episodes[0].image_index == i)[0])
         axis.imshow(images[i])
