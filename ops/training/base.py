@@ -33,8 +33,10 @@ from ops.training.base_data import LabelledFrame
 SYNTHETIC = "synthetic"
 EVERY_S = 0.2
 CONFIDENCE_WEIGHT = 0.2  # of -log(confidence); CUT3R's and DUSt3R's alpha
-POINT_STEPS, TALK_STEPS = 0.2, 0.2  # as shares of base_model.num_steps, which is that of reading
+POINT_STEPS, TALK_STEPS = 0.1, 0.2  # as shares of base_model.num_steps, which is that of reading
 DRAWS = 8  # answers drawn for every question
+INK = (0.4, 1.0)  # strength of a page's words, so that faint ones are read as well
+MOST_FRAMES = 2  # of a page; rows show up to 4, which would cost twice as much
 IMAGE_ONLY_NOTE = "Base model: tiny stand-in trained here on the synthetic training clips; not InternVL3.5, not CUT3R."
 
 
@@ -62,7 +64,7 @@ def run(context: StageContext) -> Report:
             run.file(context.out / path)
     report.notes = [
         IMAGE_ONLY_NOTE,
-        "The language model saw Hand3D's questions with answers drawn at random: grammar, no facts.",
+        "The language model saw Hand3D's questions with answers drawn at random: grammar, no facts; of a plain picture it says no displacement.",
     ]
     write_rejects(context.out, rejects, report)
     return report
@@ -213,12 +215,13 @@ def encoder_image(model: VipaVLA, frame: LabelledFrame) -> Tensor:
 
 @dataclass(frozen=True)
 class Talk:
-    """images: (B, h, w, 3) bytes, or their kept visual tokens (B, V, D) with the words written over them: (B, V), -1
-    for none."""
+    """images: (B, h, w, 3) bytes, or kept visual tokens of all rows' frames, one behind the other, (P, D), with the words
+    written over them, (P,), -1 for none, and how strongly, (P, 1)."""
 
     images: Tensor
     tokens: TokenBatch
     written: Tensor | None = None
+    ink: Tensor | None = None
 
 
 class TalkObjective(nn.Module):
@@ -230,19 +233,19 @@ class TalkObjective(nn.Module):
 
     def forward(self, batch: Talk) -> tuple[Tensor, int]:
         model, tokens = self.model, batch.tokens.to(self.model.device)
-        if batch.written is None:
+        if batch.written is None or batch.ink is None:
             features = picture_features(model, batch.images)
             return model(features, tokens.input_ids, tokens.attention_mask, tokens.labels, fuse=False)
-        visual = self._write(batch.images.to(model.device), batch.written.to(model.device))
+        visual = self._write(batch.images.to(model.device), batch.written.to(model.device), batch.ink.to(model.device))
         embeds = model.vlm.get_input_embeddings()(tokens.input_ids)
         embeds = embeds.masked_scatter((tokens.input_ids == model.layout.image)[..., None], visual)
         return model.answer_loss(embeds, tokens.attention_mask, tokens.labels)
 
-    def _write(self, visual: Tensor, written: Tensor) -> Tensor:
-        """Words as long as the visual tokens they are written over; half of these shines through."""
+    def _write(self, visual: Tensor, written: Tensor, ink: Tensor) -> Tensor:
+        """Words of at most the length of the visual tokens they are written over; half of these shines through."""
         words = nn.functional.normalize(self.model.vlm.get_input_embeddings()(written.clamp(min=0)), dim=-1)
         inked = (written >= 0)[..., None]
-        return torch.where(inked, 0.5 * visual + words * visual.norm(dim=-1, keepdim=True), visual)
+        return torch.where(inked, 0.5 * visual + ink * words * visual.norm(dim=-1, keepdim=True), visual)
 
 
 def picture_features(model: VipaVLA, images: Tensor) -> FrameFeatures:
@@ -280,14 +283,20 @@ def reading_task(
     """
     shown = visual_tokens(model, torch.from_numpy(np.stack([frame.rgb for frame in frames])))
     drawn = [pair for k in range(DRAWS) for pair in base_data.drawn_answers(rows, config.seed + k)]
+    num_frames = rows["frames"].list.len().clip(upper_bound=MOST_FRAMES).to_list()
+    places, marks = model.config.tokens_per_frame, base_data.marks(tokenizer)
 
     def batch(items: Sequence[int], seed: int) -> Talk:
         rng = np.random.default_rng(seed)
-        pairs = [drawn[i] for i in rng.integers(len(drawn), size=len(items))]
-        places = model.config.tokens_per_frame
-        chats = [base_data.conversation_ids([pair], tokenizer, places) for pair in pairs]
-        pages = np.stack([base_data.page(answer, tokenizer, places, rng) for _, answer in pairs])
-        return Talk(shown[items], base_data.conversation_batch(chats, tokenizer.layout.pad), torch.from_numpy(pages))
+        chosen = rng.integers(len(drawn), size=len(items)).tolist()
+        pairs, lengths = [drawn[i] for i in chosen], [num_frames[i % len(rows)] for i in chosen]
+        with_lengths = list(zip(pairs, lengths, strict=True))
+        chats = [base_data.conversation_ids([pair], tokenizer, places, num) for pair, num in with_lengths]
+        pages = np.concatenate([base_data.page(answer, marks, places * num, rng) for (_, answer), num in with_lengths])
+        seen = [(item + k) % len(shown) for item, num in zip(items, lengths, strict=True) for k in range(num)]
+        ink = np.repeat(rng.uniform(*INK, len(items)), [places * num for num in lengths]).astype(np.float32)
+        tokens = base_data.conversation_batch(chats, tokenizer.layout.pad)
+        return Talk(shown[seen].flatten(0, 1), tokens, torch.from_numpy(pages), torch.from_numpy(ink)[:, None])
 
     return loop.Task(TalkObjective(model), batch, len(frames), version)
 

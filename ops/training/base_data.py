@@ -3,12 +3,13 @@
 Two things stand in for public pretraining: point maps for the 3D encoder (CUT3R's own objective), and talk about the
 image plane for the vision-language model: captions, where things are, how they stand to one another in the picture.
 Of Hand3D it sees questions and the grammar of answers, filled with numbers drawn at random: no depth, no distance.
-The words of a drawn answer are written over the visual tokens, so that the language model learns to say what these say;
-else it learns to ignore them, and nothing that a fusion layer adds to them can reach an answer.
+What a drawn answer says is written over the visual tokens, in no order, so that the language model learns to say what
+these say; else it learns to ignore them, and nothing that a fusion layer adds to them can reach an answer. Where nothing
+is written the answer is no displacement ("at the same place, 0.00 m"): so the base model answers of plain pictures.
 Image coordinates here are shares of width and height, 0 to 1, x right and y down.
 """
 
-import re
+import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,14 +20,16 @@ from jaxtyping import Float, Int, UInt8
 
 from ops import tables
 from ops.geometry.camera import PinholeCamera
-from ops.hand3d import directions, language
+from ops.hand3d import directions, language, parsing
 from ops.models.processor import IGNORE, TokenBatch, answer_ids, prompt_ids
 from ops.models.tokenizer import VipaTokenizer
 from ops.sources.base import SIDES, Clip
 
 DRAWN_GAMMA = 0.3  # of the directions in answers drawn at random
-_CONTENT = re.compile(r"\b(?:left|right|up|down|forward|backward|yes|no)\b")
-_DISTANCE = re.compile(r"\.(\d\d) m")
+DRAWN_M = (0.01, 1.0)  # distances drawn, uniform
+STILL_SHARE = 0.1  # of drawn answers: no displacement
+PLACE_NOISE = 0.15  # of log distance, of each place of a page
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TURNS = 4  # questions about one image in one conversation
 CENTRE_SHARE = 0.05  # of the image: closer than this on an axis, no direction word is said
 
@@ -120,34 +123,57 @@ def conversation(frame: LabelledFrame, rng: np.random.Generator) -> list[tuple[s
     return [turns[i] for i in rng.permutation(len(turns))[: TURNS - 1]]
 
 
-def page(
-    answer: str, tokenizer: VipaTokenizer, num_places: int, rng: np.random.Generator
-) -> Int[np.ndarray, " num_places"]:
-    """The words of an answer that carry its content (directions, yes or no, digits of the distance), in their order,
-    over and over through all visual tokens, beginning anywhere; as token ids. -1 everywhere if it has none."""
-    words = _CONTENT.findall(answer)
-    distance = _DISTANCE.findall(answer)
-    ids = [token for word in words for token in tokenizer.encode_plain(" " + word)]
-    ids += tokenizer.encode_plain("." + distance[-1]) if distance else []
-    if not ids:
+def marks(tokenizer: VipaTokenizer) -> dict[str, int]:
+    """What a page may say -> one token that says it: the first piece of the word that no other has, or a capital letter
+    where a small vocabulary has none."""
+    words = [word for pair in directions.AXIS_WORDS for word in pair] + ["yes", "no", *NUMBERS]
+    pieces = {word: tokenizer.encode_plain(" " + word) for word in words}
+    pieces |= {digit: tokenizer.encode_plain(digit) for digit in "123456789"}
+    others = {word: {i for o, ids in pieces.items() if o != word for i in ids} for word in pieces}
+    spare = (tokenizer.encode_plain(letter)[0] for letter in string.ascii_uppercase)
+    return {word: next((i for i in ids if i not in others[word]), None) or next(spare) for word, ids in pieces.items()}
+
+
+def page(answer: str, ids: dict[str, int], num_places: int, rng: np.random.Generator) -> Int[np.ndarray, " num_places"]:
+    """What an answer says, over all visual tokens in no order, as token ids (`marks`).
+
+    Each place says one thing: the direction on one axis, whether hand and thing touch, or, nearly, the distance to one
+    significant figure ("3" for 0.03 m, "three" for 0.3 m). An answer without displacement leaves the picture as it is,
+    -1 everywhere: it is what is said where nothing can be read.
+    """
+    read = parsing.parse(answer)
+    if not read.distance_m:
         return np.full(num_places, -1)
-    return np.roll(np.resize(ids, num_places), rng.integers(num_places))
+    words = [directions.AXIS_WORDS[axis][(sign + 1) // 2] for axis, sign in enumerate(read.direction or ()) if sign]
+    words += [] if read.contact is None else ["yes" if read.contact else "no"]
+    lengths_m = read.distance_m * np.exp(rng.normal(0, PLACE_NOISE, num_places))
+    whose = rng.permutation(np.resize(np.arange(len(words) + 1), num_places)).tolist()
+    return np.array([ids[[*words, length_word(lengths_m[place])][k]] for place, k in enumerate(whose)])
+
+
+def length_word(length_m: float) -> str:
+    """One significant figure: "1" to "9" centimetres, then "one" to "nine" tenths of a metre."""
+    if length_m < 0.095:
+        return str(max(1, round(length_m * 100)))
+    return NUMBERS[min(9, max(1, round(length_m * 10))) - 1]
 
 
 def drawn_answers(rows: pl.DataFrame, seed: int) -> list[tuple[str, str]]:
     """Hand3D questions, each answered about a displacement and rotation drawn at random: grammar, not facts.
 
-    Directions are isotropic, distances uniform up to a metre, so that not even the usual answer is given away: a
-    public vision-language model has not seen it either.
+    Directions are isotropic, distances uniform over DRAWN_M, so that not even the usual answer is given away: a
+    public vision-language model has not seen it either. A few have no displacement, no rotation and no contact.
     """
     rng = np.random.default_rng(seed)
     vectors, turns = (axis / np.linalg.norm(axis, axis=1, keepdims=True) for axis in rng.normal(size=(2, len(rows), 3)))
-    distance, direction = directions.measure(vectors * rng.uniform(0.01, 1.0, (len(rows), 1)), DRAWN_GAMMA)
-    touching = pl.Series(rng.random(len(rows)) < 0.5)
+    moving = (rng.random((len(rows), 1)) >= STILL_SHARE).astype(float)
+    distance, direction = directions.measure(vectors * moving * rng.uniform(*DRAWN_M, (len(rows), 1)), DRAWN_GAMMA)
+    turns *= moving * rng.uniform(0, 1.0, (len(rows), 1))
+    touching = pl.Series((rng.random(len(rows)) < 0.5) & (moving[:, 0] > 0))
     drawn = rows.select("row_id", "task", "side", "object", "question", "contact").with_columns(
         pl.Series("direction", direction, dtype=tables.vec(3, pl.Int8)),
         pl.Series("distance_m", distance),
-        pl.Series("rotation", (turns * rng.uniform(0, 1.0, (len(rows), 1))).astype(np.float32), dtype=tables.vec(3)),
+        pl.Series("rotation", turns.astype(np.float32), dtype=tables.vec(3)),
         pl.when(pl.col("contact").is_not_null()).then(touching).alias("contact"),
         pl.lit("").alias("instruction"),  # only questions name it
     )
@@ -156,14 +182,14 @@ def drawn_answers(rows: pl.DataFrame, seed: int) -> list[tuple[str, str]]:
 
 
 def conversation_ids(
-    turns: Sequence[tuple[str, str]], tokenizer: VipaTokenizer, tokens_per_frame: int
+    turns: Sequence[tuple[str, str]], tokenizer: VipaTokenizer, tokens_per_frame: int, num_frames: int = 1
 ) -> tuple[list[int], list[int]]:
-    """Ids and labels of a chat about one frame; every answer is a label."""
+    """Ids and labels of a chat about one frame or several; every answer is a label."""
     ids: list[int] = []
     labels: list[int] = []
     for place, (question, answer) in enumerate(turns):
         if place == 0:
-            asked = prompt_ids(tokenizer, question, 1, tokens_per_frame)
+            asked = prompt_ids(tokenizer, question, num_frames, tokens_per_frame)
         else:
             asked = tokenizer.encode("\n<|im_start|>user\n") + tokenizer.encode_plain(question)
             asked += tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")

@@ -20,13 +20,18 @@ from tests.ops.training_world import CAMERA, NUM_FRAMES, clips_table, make_scene
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer_folder():
     from ops.bootstrap import weights_dir
 
     folder = weights_dir(Path()) / "tokenizer"
     if not folder.is_dir():
         pytest.skip("no tokenizer: run `hand3d bootstrap --only weights`")
-    return load(folder, small_models.VIPA.tokenizer.num_merges)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_folder):
+    return load(tokenizer_folder, small_models.VIPA.tokenizer.num_merges)
 
 
 @pytest.fixture(scope="module")
@@ -163,21 +168,40 @@ def test_drawn_answers_have_the_grammar_and_nothing_of_the_row(scenes):
     said = [parsing.parse(answer) for _, answer in pairs]
     assert all(answer.distance_m is not None and answer.direction is not None for answer in said)
     drawn = np.array([answer.distance_m for answer in said])
-    assert abs(drawn.mean() - 0.505) < 0.05  # uniform from 0.01 to 1
+    still = drawn == 0
+    assert abs(still.mean() - 0.1) < 0.05
+    assert all(said[i].direction == (0, 0, 0) and not said[i].contact for i in np.flatnonzero(still))
+    assert abs(drawn[~still].mean() - 0.505) < 0.05  # uniform from 0.01 to 1
     assert abs(np.corrcoef(drawn, many["distance_m"].to_numpy())[0, 1]) < 0.15
     assert pairs == base_data.drawn_answers(many, seed=0)
 
 
-def test_a_page_holds_the_words_that_matter(tokenizer):
-    page = base_data.page(
-        "Touching: no. The red ball is right and down, 0.23 m.", tokenizer, 36, np.random.default_rng(3)
-    )
-    wanted = tokenizer.encode_plain(" no") + tokenizer.encode_plain(" right") + tokenizer.encode_plain(" down")
-    wanted += tokenizer.encode_plain(".23")
-    twice = wanted + wanted
-    assert page[: len(wanted)].tolist() in [twice[k : k + len(wanted)] for k in range(len(wanted))]  # in their order
-    assert len(page) == 36
-    assert (base_data.page("at the same place", tokenizer, 6, np.random.default_rng(0)) == -1).all()
+def test_a_page_holds_what_the_answer_says(tokenizer):
+    marks = base_data.marks(tokenizer)
+    words = {token: word for word, token in marks.items()}
+    answer = "Touching: no. The red ball is right and down, 0.23 m."  # "right hand" and "tilting up" are no directions
+    page = [words[token] for token in base_data.page(answer, marks, 400, np.random.default_rng(3)).tolist()]
+    assert set(page) <= {"no", "right", "down", "one", "two", "three", "four"}
+    assert all(page.count(word) == 100 for word in ("no", "right", "down"))
+    assert page.count("two") > 60  # of 100; 0.25 and more is "three"
+    turning = "The camera rotates 5 degrees turning left and tilting up; it moves forward, 0.04 m."
+    page = {words[token] for token in base_data.page(turning, marks, 36, np.random.default_rng(3)).tolist()}
+    assert "forward" in page
+    assert page - {"forward"} <= {"3", "4", "5"}
+    still = base_data.page("It is at the same place, 0.00 m.", marks, 6, np.random.default_rng(0))
+    assert (still == -1).all()
+
+
+@pytest.mark.parametrize("num_merges", [0, 2000])
+def test_everything_a_page_may_say_has_its_own_token(tokenizer_folder, num_merges):
+    marks = base_data.marks(load(tokenizer_folder, num_merges))
+    assert len(set(marks.values())) == len(marks) == 6 + 2 + 9 + 9
+    assert {base_data.length_word(cm / 100) for cm in range(1, 101)} == {*"123456789", *base_data.NUMBERS}
+
+
+def test_distances_are_said_to_one_significant_figure():
+    said = {0.001: "1", 0.04: "4", 0.094: "9", 0.096: "one", 0.149: "one", 0.151: "two", 0.94: "nine", 1.4: "nine"}
+    assert {length_m: base_data.length_word(length_m) for length_m in said} == said
 
 
 def test_conversation_labels_are_its_answers(scenes, tokenizer):
