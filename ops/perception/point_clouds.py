@@ -87,7 +87,7 @@ def run(context: StageContext) -> Report:
                 row["index"] = len(rows)
                 _store(file, len(rows), points, confidence)
                 rows.append(row)
-                if len(pictures) < MAX_PICTURES and (row["frame"] == 0 or len(rows) % 12 == 3):
+                if len(pictures) < MAX_PICTURES and (not pictures or row["frame"] == 0 or len(rows) % 12 == 3):
                     pictures.append(_beside(rgb, points[..., 2]))
                     captions.append(f"{row['clip_id']} {row['time_s']:.1f} s; {_said_of_depth(row, points[..., 2])}")
     table = tables.frame("point_clouds", rows)

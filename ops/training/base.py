@@ -3,7 +3,7 @@
 With ``model.weights`` the public weights are read and nothing is trained. Without, tiny stand-ins of the same classes
 are trained here, on the training clips of the synthetic source alone (docs/decisions/0003): the 3D encoder on CUT3R's
 objective (point map and confidence), the vision-language model on talk about the picture plane, and its language model
-on saying what its visual tokens say.
+on going on with what was said and on saying what its visual tokens say.
 """
 
 import json
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ops import tables, tracking
 from ops.config import TrainConfig
 from ops.models import presets, vipa
-from ops.models.processor import TokenBatch, semantic_pixels, spatial_pixels
+from ops.models.processor import IGNORE, TokenBatch, semantic_pixels, spatial_pixels
 from ops.models.tokenizer import VipaTokenizer
 from ops.models.tokenizer import load as load_tokenizer
 from ops.models.vipa import FrameFeatures, VipaVLA
@@ -33,7 +33,8 @@ from ops.training.base_data import LabelledFrame
 SYNTHETIC = "synthetic"
 EVERY_S = 0.2
 CONFIDENCE_WEIGHT = 0.2  # of -log(confidence); CUT3R's and DUSt3R's alpha
-POINT_STEPS, TALK_STEPS = 0.1, 0.2  # as shares of base_model.num_steps, which is that of reading
+POINT_STEPS, TALK_STEPS, COPY_STEPS = 0.2, 0.2, 1.5  # as shares of base_model.num_steps, which is that of reading
+COPIED, COPIES = 12, 3  # tokens of a sequence to copy, and how often it stands there
 DRAWS = 8  # answers drawn for every question
 INK = (0.4, 1.0)  # strength of a page's words, so that faint ones are read as well
 MOST_FRAMES = 2  # of a page; rows show up to 4, which would cost twice as much
@@ -128,6 +129,7 @@ def _train(context, model, tokenizer, frames, rows, run) -> dict[str, list[loop.
     tasks = {
         "point maps": (lambda: point_task(model, with_points, version), POINT_STEPS),
         "picture talk": (lambda: talk_task(model, tokenizer, pictured, version), TALK_STEPS),
+        "copying": (lambda: copy_task(model, len(frames), version), COPY_STEPS),
         "reading": (lambda: reading_task(model, tokenizer, frames, rows, config, version), 1.0),
     }
     curves = {}
@@ -142,7 +144,7 @@ def _train(context, model, tokenizer, frames, rows, run) -> dict[str, list[loop.
 def set_base_part(model: VipaVLA, part: str) -> None:
     """Train the 3D encoder alone, the vision-language model alone, or the language model alone."""
     model.set_stage("base")
-    if part == "reading":
+    if part in ("copying", "reading"):
         model.requires_grad_(False)
         model.vlm.model.language_model.requires_grad_(True)
     if part == "point maps":
@@ -272,6 +274,33 @@ def talk_task(model, tokenizer, frames: Sequence[LabelledFrame], version: str) -
         return Talk(images[items], base_data.conversation_batch(chats, tokenizer.layout.pad))
 
     return loop.Task(TalkObjective(model), batch, len(frames), version)
+
+
+class CopyObjective(nn.Module):
+    """Next-token loss of text alone."""
+
+    def __init__(self, model: VipaVLA) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: TokenBatch) -> tuple[Tensor, int]:
+        tokens = tokens.to(self.model.device)
+        embeds = self.model.vlm.get_input_embeddings()(tokens.input_ids)
+        return self.model.answer_loss(embeds, tokens.attention_mask, tokens.labels)
+
+
+def copy_task(model: VipaVLA, num_items: int, version: str) -> loop.Task:
+    """To go on with what stands before: arbitrary words, said again and again. Any public language model can; one that
+    cannot does not go on with a motion either. num_items: that an epoch counts as."""
+
+    def batch(items: Sequence[int], seed: int) -> TokenBatch:
+        rng = np.random.default_rng(seed)
+        ids = torch.from_numpy(np.tile(rng.integers(model.layout.num_pieces, size=(len(items), COPIED)), COPIES))
+        labels = ids.clone()
+        labels[:, :COPIED] = IGNORE
+        return TokenBatch(ids, torch.ones_like(ids), labels)
+
+    return loop.Task(CopyObjective(model), batch, num_items, version)
 
 
 def reading_task(

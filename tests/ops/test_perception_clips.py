@@ -83,6 +83,25 @@ def test_objects_lie_where_they_were_put(sensed, tiny_clips):
     assert np.median(apart) < 0.05
 
 
+def test_a_shard_with_one_map_that_is_not_of_a_first_frame_has_its_picture(sensed, tiny_clips, env):
+    """As where the first frames of a short clip were rejected."""
+    from ops.perception import point_clouds
+
+    mapped, left = point_clouds.clip_maps, [1]
+
+    def late(*given):
+        for found in mapped(*given):
+            if isinstance(found, tuple) and found[0]["frame"] > 0 and left:
+                left.pop()
+                yield found
+
+    with env.context() as patch:
+        patch.setattr(point_clouds, "clip_maps", late)
+        report = pipeline.run_stage(tiny_clips, settings(), "point_clouds", SHARD)
+    assert report.rows == {"point_clouds": 1}
+    assert (tiny_clips / "data" / "point_clouds" / SHARD / report.pictures["frames and their depth"]).is_file()
+
+
 def test_two_views_give_the_rendered_depth(sensed, tiny_clips, weights, env):
     """Depth left aside: the static clip is rejected whole, the moving ones come out metric by their given poses."""
     from ops.perception.point_clouds import PointMaps
