@@ -84,7 +84,7 @@ def served(root, monkeypatch):
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(60)
+            process.wait(LIMIT_S)  # a busy server is given a minute by dagster itself, then killed
         finally:
             for kind in (signal.SIGTERM, signal.SIGKILL):
                 try:
