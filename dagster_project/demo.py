@@ -18,12 +18,12 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from dagster_project.errors import innermost
+from dagster_project.run_process import PROCESS_TAG, killed
 from ops import config, data_version
 from ops.orphans import leave_with_parent
 
 WORKERS = 2
 ROBOT = "robot_demonstrations"
-PROCESS_TAG = "hand3d/process"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -133,12 +133,11 @@ def _look(root: Path, settings: config.Config) -> list:
 def close_dead_runs(instance) -> int:
     """End runs of ours whose process was killed, which Dagster would show as running for ever; how many there were."""
     import dagster as dg
-    import psutil
 
     started = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-    dead = [run for run in started if PROCESS_TAG in run.tags and not psutil.pid_exists(int(run.tags[PROCESS_TAG]))]
-    for run in dead:
-        instance.report_run_failed(run, f"process {run.tags[PROCESS_TAG]} is gone: it was killed")
+    dead = [(run, why) for run in started if (why := killed(run.tags))]
+    for run, why in dead:
+        instance.report_run_failed(run, why)
     free_pools(instance)
     return len(dead)
 

@@ -5,14 +5,13 @@ dies; when it was killed with them, by a power cut or the kernel, they would be 
 their places in queue and pools. The daemon's run monitoring asks this launcher.
 """
 
-import psutil
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 from dagster._core.storage.dagster_run import DagsterRun
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
-from dagster_project.demo import PROCESS_TAG
+from dagster_project.run_process import PROCESS_TAG, killed
 
 PATIENCE = 3
 """Looks at which a code server must have been out of reach: it may be about to come back."""
@@ -28,8 +27,8 @@ class WatchedRunLauncher(DefaultRunLauncher):
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """Of a started run. A run that no server was asked for is one of the demo's or of a command's own."""
         if PROCESS_TAG in run.tags:
-            alive = psutil.pid_exists(int(run.tags[PROCESS_TAG]))
-            return _health(alive, f"process {run.tags[PROCESS_TAG]} is gone: it was killed")
+            why = killed(run.tags)
+            return _health(not why, why)
         client = self._get_grpc_client_for_termination(run.run_id)
         if client is None:
             return CheckRunHealthResult(WorkerStatus.RUNNING, "nothing says which process it runs in")

@@ -116,15 +116,16 @@ def changes(
     config: Config, root: Path, known: dict, budget_s: float = BUDGET_S
 ) -> tuple[list[dg.AssetObservation | dg.AssetCheckEvaluation], dict, list[str]]:
     """Events for shards with new content; known: shard -> [fingerprint, content hash] of the last look, given back
-    updated. Folders that cannot be read are named, and looked at again the next time, as are those for which the
-    time was too short."""
+    updated. The fingerprint is cheap and changes with the content, unless a tool changes bytes and keeps size and time;
+    the weekly survey finds those. Folders that cannot be read are named, and looked at again the next time, as are
+    those for which the time was too short."""
     from ops.sources.manifest import content_version
 
     events, now, problems, start = [], {}, [], time.monotonic()
     for key, shard in config.shards.items():
         seen = known.get(key, [None, None])
         now[key] = seen
-        mark = fingerprint(root / shard.root)
+        mark = listing([root / shard.root])
         if mark == seen[0] or (events and time.monotonic() - start > budget_s):
             continue
         try:
@@ -144,13 +145,7 @@ def too_large(config: Config, root: Path, known: dict) -> dict[str, list]:
     found = {}
     for key, shard in config.shards.items():
         folder, (mark, version) = root / shard.root, known.get(key, [None, None])
-        now = fingerprint(folder)
+        now = listing([folder])
         if now != mark and sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) > MAX_GB * 1e9:
             found[key] = [now, version]
     return found
-
-
-def fingerprint(folder: Path) -> str:
-    """Names, sizes and times of a folder's files: cheap, and changes whenever the content does, unless a tool changes
-    bytes and keeps size and time; the weekly survey finds those."""
-    return listing([folder])

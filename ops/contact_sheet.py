@@ -39,7 +39,10 @@ def sheet(
 
 
 def grid(num: int, columns: Sequence[int] = (4, 5, 3)) -> tuple[int, int]:
-    """(columns, pictures shown) of full rows: as many pictures as possible; fewer than a row are all shown in one."""
+    """(columns, pictures shown) of full rows: as many pictures as possible; fewer than a row are all shown in one. Raises
+    ValueError for none."""
+    if num < 1:
+        raise ValueError(f"a contact sheet shows 1 picture or more, got {num}: draw none where nothing is to be seen")
     across = num if num < columns[0] else max(columns, key=lambda count: num // count * count)
     return across, num // across * across
 

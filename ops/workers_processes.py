@@ -83,7 +83,7 @@ def serve(connection: Connection, load: Callable, arguments: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the caller ends its workers
     try:
         work = load(*arguments)
-    except Exception as error:
+    except Exception as error:  # whatever a model's loading raises is raised at the caller
         connection.send_bytes(_packed("raised", error))
         return
     connection.send_bytes(_packed("ready", None))
@@ -94,7 +94,7 @@ def serve(connection: Connection, load: Callable, arguments: tuple) -> None:
             return
         try:
             answer = _packed("made", work(item))
-        except Exception as error:
+        except Exception as error:  # whatever an item's work raises is raised at the caller
             answer = _packed("raised", error)
         try:
             connection.send_bytes(answer)
@@ -113,6 +113,6 @@ def portable(error: Exception) -> Exception:
     """The error itself where it survives pickling (some classes cannot be made again), else its words."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:
+    except Exception:  # an error's class decides what its copying raises
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error

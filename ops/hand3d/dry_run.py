@@ -136,9 +136,9 @@ def visual_shard(out: Path, clips: pl.DataFrame) -> Shard:
     """Rows of some visual clips, as stage hand3d_visual makes them."""
     world, config = full_size.visual_world(clips, SEED), full_size.VISUAL
     out.mkdir(parents=True, exist_ok=True)
-    watch, tables_ = Watch(), (world.clips, world.fits, world.calibrations, world.positions)
+    watch, geometry = Watch(), (world.clips, world.fits, world.calibrations, world.positions)
     with watch.running():
-        known = facts.gather(*tables_, 1.0, full_size.no_video, config.completions_per_moment)
+        known = facts.gather(*geometry, 1.0, full_size.no_video, config.completions_per_moment)
         candidates, rejected = visual.propose(known, config.seed)
         rows = visual.label(candidates, config.gamma, config.seed)
         with tables.writer("visual_rows", out / "visual_rows.parquet") as append:

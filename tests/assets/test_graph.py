@@ -10,6 +10,7 @@ import yaml
 
 from assets.factory import ONLY_STALE
 from dagster_project import definitions, demo, sensors, staleness
+from dagster_project.run_process import PROCESS_TAG
 from ops import artefacts, config, data_version
 from ops.stages import BY_NAME, STAGES
 from tests.assets import fakes
@@ -242,10 +243,10 @@ def test_run_whose_process_was_killed_is_ended(root):
     job = definitions.build(root).resolve_job_def("label_shard")
     with dg.DagsterInstance.ephemeral() as instance:
         for process in (2**22 + 1, os.getpid()):
-            dagster_run = instance.create_run_for_job(job, tags={demo.PROCESS_TAG: str(process)})
+            dagster_run = instance.create_run_for_job(job, tags={PROCESS_TAG: str(process)})
             _start(instance, dagster_run)
         assert demo.close_dead_runs(instance) == 1
-        statuses = {run.tags[demo.PROCESS_TAG]: run.status.value for run in instance.get_runs()}
+        statuses = {run.tags[PROCESS_TAG]: run.status.value for run in instance.get_runs()}
     assert statuses == {str(2**22 + 1): "FAILURE", str(os.getpid()): "STARTED"}
 
 
@@ -261,7 +262,7 @@ def test_pool_slots_of_killed_runs_are_given_back(root, tmp_path):
         storage.set_concurrency_slots("gpu", 2)
         runs = {}
         for process in (2**22 + 1, os.getpid()):
-            run_of = instance.create_run_for_job(job, tags={demo.PROCESS_TAG: str(process)})
+            run_of = instance.create_run_for_job(job, tags={PROCESS_TAG: str(process)})
             _start(instance, run_of)
             storage.claim_concurrency_slot("gpu", run_of.run_id, "step")
             runs[process] = run_of.run_id

@@ -15,6 +15,12 @@ def test_every_row_is_full_and_few_pictures_are_left_out(num):
     assert columns <= 5
 
 
+def test_no_pictures_make_no_sheet(tmp_path):
+    with pytest.raises(ValueError, match="1 picture or more, got 0"):
+        contact_sheet.sheet([], [], tmp_path / "sheet.png")
+    assert not (tmp_path / "sheet.png").exists()
+
+
 @pytest.mark.parametrize("num", [1, 3, 5, 7, 12])
 def test_no_cell_is_empty(tmp_path, num):
     """Each cell's middle has its picture's colour: each picture has one of its own."""

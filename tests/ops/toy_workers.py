@@ -75,7 +75,7 @@ def ray_cluster():
             nodes.add_node(num_cpus=1)
             nodes.wait_for_nodes()
             break
-        except Exception:
+        except Exception:  # what Ray raises where a node starts too late has no class of its own
             nodes.shutdown()
             if not left:
                 raise
