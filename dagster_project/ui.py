@@ -5,12 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from dagster_project import home
 from ops import config, data_version, tracking
 
 DAGSTER_PORT, MLFLOW_PORT = 3000, 5000
+PATIENCE_S = 150.0
+"""Dagster gives its webserver and its daemon a minute each to finish what they are at."""
+REST_S = 10.0
+"""For what a server leaves behind, as a run: interrupted, it is recorded as such."""
 
 
 def commands(root: Path, dagster_port: int = DAGSTER_PORT, mlflow_port: int = MLFLOW_PORT) -> dict[str, list[str]]:
@@ -36,24 +42,67 @@ def main() -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     package = str(Path(__file__).parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
-    servers = {name: subprocess.Popen(command, cwd=root, env=environment) for name, command in commands(root).items()}
     print(
         f"Dagster: http://127.0.0.1:{DAGSTER_PORT}   MLflow: http://127.0.0.1:{MLFLOW_PORT}   (Ctrl-C ends both)",
         flush=True,
     )
-    try:
-        while all(server.poll() is None for server in servers.values()):
-            time.sleep(0.5)
-    except KeyboardInterrupt:
+    ended = serve(commands(root), root, environment)
+    if not ended:
         return 0
-    finally:
-        for server in servers.values():
-            server.send_signal(signal.SIGINT)
-        for server in servers.values():
-            server.wait()
-    ended = [name for name, server in servers.items() if server.returncode]
     print(f"ui: {', '.join(ended)} ended by itself; is its port in use?", file=sys.stderr)
     return 1
+
+
+def serve(servers: dict[str, list[str]], root: Path, environment: dict[str, str]) -> list[str]:
+    """Until Ctrl-C, the terminal's end or SIGTERM: then no name is returned; or until one ends: its name. None of their
+    processes is left."""
+    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(kind, signal.default_int_handler)  # a shell ignores SIGINT for what it starts with &
+    started: dict[str, subprocess.Popen] = {}
+    try:
+        for name, command in servers.items():  # in sessions of their own: Ctrl-C would reach all of their processes
+            started[name] = subprocess.Popen(command, cwd=root, env=environment, start_new_session=True)
+        while not (ended := [name for name, server in started.items() if server.poll() is not None]):
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        ended = []
+    end(started.values())
+    return ended
+
+
+def hear() -> None:
+    """For a child's begin: SIGINT ends it, also where a shell ignores it for this process, which children inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def end(servers: Iterable[subprocess.Popen], patience_s: float = PATIENCE_S) -> None:
+    """Tell them once, wait, then end what is left of their process groups; a second Ctrl-C kills at once."""
+    servers = list(servers)
+    try:
+        for server in servers:
+            server.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + patience_s
+        for server in servers:
+            server.wait(max(0.0, deadline - time.monotonic()))
+        for server in servers:
+            _rest(server.pid)
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        print("ui: killing the servers", file=sys.stderr)
+    finally:
+        for server in servers:
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _rest(group: int) -> None:
+    """Interrupt what lives on in a group, and give it a moment."""
+    deadline = time.monotonic() + REST_S
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGINT)
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.1)
 
 
 if __name__ == "__main__":
