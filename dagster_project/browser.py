@@ -4,25 +4,25 @@ Names are found as they are read on the screen. Dagster draws a hidden twin of m
 is visible counts.
 """
 
-import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
+
+from dagster_project import ui
 
 ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
 )
-START_S, RUN_S, CLICK_S = 240, 240, 60  # on two cores that others use as well
+START_S, RUN_S, CLICK_S, END_S = 240, 240, 60, 30  # on two cores that others use as well
 WINDOW = 1500, 1000
 
 
@@ -52,14 +52,15 @@ def serving(command: list[str], root: Path, address: str, environment: dict[str,
     """A server of `ui.commands`, in a process group of its own that ends with the block. Raises RuntimeError with the
     end of its log where it does not answer in time."""
     with log.open("wb") as out:
+        streams = {"stdout": out, "stderr": subprocess.STDOUT}
         server = subprocess.Popen(
-            command, cwd=root, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=root, env=environment, **streams, start_new_session=True, preexec_fn=ui.hear
         )
         try:
             _wait(address, server, log)
             yield
         finally:
-            _end(server)
+            ui.end([server], END_S)
 
 
 def _wait(address: str, server: subprocess.Popen, log: Path) -> None:
@@ -72,17 +73,6 @@ def _wait(address: str, server: subprocess.Popen, log: Path) -> None:
             time.sleep(0.3)
     end = log.read_text(encoding="utf-8", errors="replace")[-3000:]
     raise RuntimeError(f"nothing answers at {address} after {START_S} s; {log} ends with:\n{end}")
-
-
-def _end(server: subprocess.Popen) -> None:
-    for sent, patience_s in ((signal.SIGINT, 30), (signal.SIGKILL, 10)):
-        try:
-            os.killpg(server.pid, sent)
-            server.wait(patience_s)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
 
 
 def free_port() -> int:
@@ -108,6 +98,14 @@ def gone(places) -> None:
     expect(places).to_have_count(0, timeout=RUN_S * 1000)
 
 
+def tries(limit_s: float, failed: str) -> Iterator[None]:
+    """For a loop that looks until it has found, then leaves. Raises TimeoutError, saying what failed, after limit_s."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        yield
+    raise TimeoutError(f"{failed} in {limit_s} s")
+
+
 def graph(page, address: str, selection: str = "*") -> None:
     """Open the asset graph with all of its groups unfolded. selection: in Dagster's language."""
     page.goto(f"{address}/asset-groups~{quote(selection, safe='')}")
@@ -122,18 +120,16 @@ def materialise(page, partition: str) -> None:
 
     page.get_by_role("button", name=re.compile("Materialize")).first.click()
     dialog = page.get_by_role("dialog").first
-    chosen, deadline = words(dialog, "1 partition"), time.monotonic() + CLICK_S
-    while not chosen.is_visible():  # on a partition's own page the dialog chooses it by itself, a moment after it opens
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"partition {partition} could not be chosen in {CLICK_S} s")
-        try:
+    chosen = words(dialog, "1 partition")
+    for _ in tries(CLICK_S, f"partition {partition} could not be chosen"):
+        if chosen.is_visible():  # on a partition's own page the dialog chooses it by itself, a moment after it opens
+            break
+        with suppress(NotThereError):
             dialog.get_by_text("Select a partition or create one").click(timeout=3000)
             page.get_by_text(re.compile(r"^Select all \(")).first.wait_for(timeout=5000)  # the list is open
             words(page.get_by_role("dialog").last, partition).click(timeout=5000)
             chosen.wait_for(timeout=3000)
             page.keyboard.press("Escape")
-        except NotThereError:
-            continue
     page.get_by_role("button", name="Launch 1 run").click()
     dialog.wait_for(state="hidden")
 

@@ -10,7 +10,6 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -203,10 +202,9 @@ def partition(page, address: str, name: str, shard: str) -> None:
     page.goto(f"{address}/assets/{name}?view=partitions&partition={shard}")
     browser.words(page, "dvc_hash").wait_for()
     late = page.locator("tr", has=page.locator("td:first-child", has_text=re.compile("^(notes|table/)")))
-    deadline = time.monotonic() + STILL_S
-    while not all(text.strip() for text in late.locator("> td:nth-child(2)").all_inner_texts()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{name} of {shard}: a cell is still empty after {STILL_S} s")
+    for _ in browser.tries(STILL_S, f"{name} of {shard}: not every cell was filled"):
+        if all(text.strip() for text in late.locator("> td:nth-child(2)").all_inner_texts()):
+            return
         page.wait_for_timeout(200)
 
 
@@ -247,14 +245,13 @@ def shoot(page, path: Path, clip: dict[str, float] | None = None) -> None:
 
 def still(page, path: Path, clip: dict[str, float] | None) -> None:
     """Save the screen once nothing moves on it any more: no wheel turns, nothing more is drawn. Raises TimeoutError."""
-    before, deadline = b"", time.monotonic() + STILL_S
-    while time.monotonic() < deadline:
+    before = b""
+    for _ in browser.tries(STILL_S, f"{path.name}: the page did not come to rest"):
         page.wait_for_timeout(SETTLE_MS)
         now = page.screenshot(path=path, clip=clip)
         if now == before:
             return
         before = now
-    raise TimeoutError(f"{path.name}: the page still changes after {STILL_S} s")
 
 
 if __name__ == "__main__":
