@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -65,6 +66,28 @@ def test_secrets_come_from_the_environment_and_every_variable_has_its_line():
 def test_secrets_are_not_committed():
     ignored = subprocess.run(["git", "check-ignore", "infra/.env"], cwd=REPOSITORY, capture_output=True)
     assert ignored.returncode == 0
+
+
+def test_code_locations_health_is_that_of_its_server():
+    """The check of compose.yaml against a real gRPC server that says in turn what Dagster's would."""
+    import grpc
+    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+    kind, *command = compose()["services"]["code"]["healthcheck"]["test"]
+    assert (kind, command[:2]) == ("CMD", ["python3", "-c"])
+    server, servicer = grpc.server(ThreadPoolExecutor(2)), health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    assert command[2].count(":4000") == 1
+    check = [sys.executable, "-c", command[2].replace(":4000", f":{port}")]
+    healthy = []
+    for status in ("SERVING", "NOT_SERVING"):
+        servicer.set("DagsterApi", health_pb2.HealthCheckResponse.ServingStatus.Value(status))
+        healthy.append(subprocess.run(check, capture_output=True).returncode == 0)
+    server.stop(None).wait()
+    healthy.append(subprocess.run(check, capture_output=True).returncode == 0)
+    assert healthy == [True, False, False]
 
 
 @pytest.fixture(scope="session")
@@ -241,6 +264,11 @@ def test_runbook_names_what_exists():
         "When something is red",
     ):
         assert f"## {section}" in text
+    stopped = " ".join(re.findall(r"\bstack stop ([a-z ]+)", text)).split()
+    entered = re.findall(r"\bstack (?:exec -T|run --rm --entrypoint \w+) ([a-z]+)", text)
+    assert len(stopped) >= 4
+    assert len(entered) >= 5
+    assert {*stopped, *entered} <= set(compose()["services"])
     documented = set(re.findall(r"`(HAND3D_[A-Z_]+)`", text))
     source = "".join(path.read_text("utf-8") for path in (REPOSITORY / "dagster_project").glob("*.py"))
     assert set(re.findall(r'"(HAND3D_[A-Z_]+)"', source)) - {"HAND3D_BROWSER_TESTS"} <= documented

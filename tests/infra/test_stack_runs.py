@@ -79,7 +79,7 @@ def postgres(tmp_path_factory, processes):
     (folder / "password").chmod(0o644)
     subprocess.run(
         [binaries / "initdb", "--pgdata", folder / "data", "--username", "postgres", "--auth", "scram-sha-256",
-         "--pwfile", folder / "password", "--no-sync"],
+         "--pwfile", folder / "password", "--no-sync", "--locale", "C"],  # the poorest one there is: SQL_ASCII
         check=True, capture_output=True, cwd=folder, **user,
     )  # fmt: skip
     command = [binaries / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-h", "127.0.0.1"]
@@ -110,6 +110,13 @@ def test_databases_are_apart(postgres):
         connect(postgres, "mlflow", user="dagster")
     with pytest.raises(psycopg2.OperationalError, match="authentication failed"):
         psycopg2.connect(host="127.0.0.1", port=postgres, dbname="dagster", user="dagster", password="wrong")
+
+
+@pytest.mark.parametrize("name", ["dagster", "mlflow"])
+def test_databases_hold_any_text_whatever_the_servers_locale(postgres, name):
+    with connect(postgres, name) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT %s", ("K\u00e4se \u624b",))
+        assert cursor.fetchone() == ("K\u00e4se \u624b",)
 
 
 def instance_folder(folder, port):
