@@ -219,8 +219,12 @@ class VipaVLA(nn.Module):
             )
         if features is None:
             return embeds
-        visual = self.visual_tokens(features, fuse=fuse)
-        return embeds.masked_scatter(places[..., None], visual.to(embeds.dtype))
+        return self.place(self.visual_tokens(features, fuse=fuse), input_ids)
+
+    def place(self, visual: Float[Tensor, "*all D"], input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """Token embeddings, visual tokens in the place of <IMG_CONTEXT>; there are exactly as many of both."""
+        embeds = self.vlm.get_input_embeddings()(input_ids)
+        return embeds.masked_scatter((input_ids == self.layout.image)[..., None], visual.to(embeds.dtype))
 
     def hidden(self, embeds: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Last hidden states (after the final norm). Positions count real tokens, so padding may stand on either side."""
@@ -267,10 +271,22 @@ class VipaVLA(nn.Module):
         fuse: bool = True,
     ) -> Int[Tensor, "B G"]:
         """Greedy answers, new tokens only, ended by the end of turn and padded behind it. Prompts padded on the left."""
+        embeds = self.embed(features, input_ids, fuse=fuse)
+        return self.go_on(embeds, attention_mask, max_new_tokens, logits_processor)
+
+    @torch.no_grad()
+    def go_on(
+        self,
+        embeds: Float[Tensor, "B T D"],
+        attention_mask: Int[Tensor, "B T"],
+        max_new_tokens: int,
+        logits_processor: LogitsProcessor | None = None,
+    ) -> Int[Tensor, "B G"]:
+        """`generate` from embeddings on."""
         if bool((attention_mask[:, -1] == 0).any()):
             raise ValueError("generate needs prompts padded on the left: use processor.prompt_batch")
         return self.vlm.generate(
-            inputs_embeds=self.embed(features, input_ids, fuse=fuse),
+            inputs_embeds=embeds,
             attention_mask=attention_mask,
             max_new_tokens=max_new_tokens,
             do_sample=False,

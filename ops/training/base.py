@@ -3,10 +3,11 @@
 With ``model.weights`` the public weights are read and nothing is trained. Without, tiny stand-ins of the same classes
 are trained here, on the training clips of the synthetic source alone (docs/decisions/0003): the 3D encoder on CUT3R's
 objective (point map and confidence), the vision-language model on talk about the picture plane, and its language model
-on going on with what was said and on saying what its visual tokens say.
+on saying what its visual tokens say and on going on with what was said.
 """
 
 import json
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ops import tables, tracking
 from ops.config import TrainConfig
+from ops.hand3d import parsing
 from ops.models import presets, vipa
 from ops.models.processor import IGNORE, TokenBatch, semantic_pixels, spatial_pixels
 from ops.models.tokenizer import VipaTokenizer
@@ -33,8 +35,10 @@ from ops.training.base_data import LabelledFrame
 SYNTHETIC = "synthetic"
 EVERY_S = 0.2
 CONFIDENCE_WEIGHT = 0.2  # of -log(confidence); CUT3R's and DUSt3R's alpha
-POINT_STEPS, TALK_STEPS, COPY_STEPS = 0.2, 0.2, 1.5  # as shares of base_model.num_steps, which is that of reading
+POINT_STEPS, TALK_STEPS, COPY_STEPS = 0.2, 0.2, 1.25  # as shares of base_model.num_steps, which is that of reading
 COPIED, COPIES = 12, 3  # tokens of a sequence to copy, and how often it stands there
+READ_WEIGHT = 2.0  # of reading's loss in the lesson of copying
+MAX_ANSWER = 48  # tokens
 DRAWS = 8  # answers drawn for every question
 INK = (0.4, 1.0)  # strength of a page's words, so that faint ones are read as well
 MOST_FRAMES = 2  # of a page; rows show up to 4, which would cost twice as much
@@ -53,7 +57,7 @@ def run(context: StageContext) -> Report:
     inputs = {name: context.input(name) for name in context.stage.reads}
     with tracking.start_run(context.root, context.stage.name, context.config, inputs) as run:
         curves = _train(context, model, tokenizer, train, rows, run)
-        found = measure(model, tokenizer, test, config.seed)
+        found = measure(model, tokenizer, test, rows, config.seed)
         run.metrics(found)
         model.save(context.out)
         write_training(context.out, curves, run.run_id, inputs)
@@ -126,17 +130,18 @@ def _train(context, model, tokenizer, frames, rows, run) -> dict[str, list[loop.
     version = tracking.folder_version(context.input("raw_videos"))
     with_points = [frame for frame in frames if frame.points_cam is not None]
     pictured = [frame for frame in frames if frame.places]
-    tasks = {
-        "point maps": (lambda: point_task(model, with_points, version), POINT_STEPS),
-        "picture talk": (lambda: talk_task(model, tokenizer, pictured, version), TALK_STEPS),
-        "copying": (lambda: copy_task(model, len(frames), version), COPY_STEPS),
-        "reading": (lambda: reading_task(model, tokenizer, frames, rows, config, version), 1.0),
-    }
     curves = {}
-    for name, (task, share) in tasks.items():
+
+    def lesson(name: str, task: loop.Task, share: float) -> None:
         set_base_part(model, name)
         settings = replace(config, num_steps=round(config.num_steps * share))
-        curves[name] = loop.train(task(), settings, context.scratch, name.replace(" ", "_"), context.progress, run)
+        curves[name] = loop.train(task, settings, context.scratch, name.replace(" ", "_"), context.progress, run)
+
+    lesson("point maps", point_task(model, with_points, version), POINT_STEPS)
+    lesson("picture talk", talk_task(model, tokenizer, pictured, version), TALK_STEPS)
+    reading = reading_task(model, tokenizer, frames, rows, config, version)
+    lesson("reading", reading, 1.0)
+    lesson("copying", copy_task(model, reading), COPY_STEPS)
     model.eval()
     return curves
 
@@ -238,16 +243,16 @@ class TalkObjective(nn.Module):
         if batch.written is None or batch.ink is None:
             features = picture_features(model, batch.images)
             return model(features, tokens.input_ids, tokens.attention_mask, tokens.labels, fuse=False)
-        visual = self._write(batch.images.to(model.device), batch.written.to(model.device), batch.ink.to(model.device))
-        embeds = model.vlm.get_input_embeddings()(tokens.input_ids)
-        embeds = embeds.masked_scatter((tokens.input_ids == model.layout.image)[..., None], visual)
-        return model.answer_loss(embeds, tokens.attention_mask, tokens.labels)
+        written, ink = (part.to(model.device) for part in (batch.written, batch.ink))
+        visual = written_over(model, batch.images.to(model.device), written, ink)
+        return model.answer_loss(model.place(visual, tokens.input_ids), tokens.attention_mask, tokens.labels)
 
-    def _write(self, visual: Tensor, written: Tensor, ink: Tensor) -> Tensor:
-        """Words of at most the length of the visual tokens they are written over; half of these shines through."""
-        words = nn.functional.normalize(self.model.vlm.get_input_embeddings()(written.clamp(min=0)), dim=-1)
-        inked = (written >= 0)[..., None]
-        return torch.where(inked, 0.5 * visual + ink * words * visual.norm(dim=-1, keepdim=True), visual)
+
+def written_over(model: VipaVLA, visual: Tensor, written: Tensor, ink: Tensor) -> Tensor:
+    """Words of at most the length of the visual tokens (P, D) they are written over; half of these shines through."""
+    words = nn.functional.normalize(model.vlm.get_input_embeddings()(written.clamp(min=0)), dim=-1)
+    inked = (written >= 0)[..., None]
+    return torch.where(inked, 0.5 * visual + ink * words * visual.norm(dim=-1, keepdim=True), visual)
 
 
 def picture_features(model: VipaVLA, images: Tensor) -> FrameFeatures:
@@ -274,33 +279,6 @@ def talk_task(model, tokenizer, frames: Sequence[LabelledFrame], version: str) -
         return Talk(images[items], base_data.conversation_batch(chats, tokenizer.layout.pad))
 
     return loop.Task(TalkObjective(model), batch, len(frames), version)
-
-
-class CopyObjective(nn.Module):
-    """Next-token loss of text alone."""
-
-    def __init__(self, model: VipaVLA) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: TokenBatch) -> tuple[Tensor, int]:
-        tokens = tokens.to(self.model.device)
-        embeds = self.model.vlm.get_input_embeddings()(tokens.input_ids)
-        return self.model.answer_loss(embeds, tokens.attention_mask, tokens.labels)
-
-
-def copy_task(model: VipaVLA, num_items: int, version: str) -> loop.Task:
-    """To go on with what stands before: arbitrary words, said again and again. Any public language model can; one that
-    cannot does not go on with a motion either. num_items: that an epoch counts as."""
-
-    def batch(items: Sequence[int], seed: int) -> TokenBatch:
-        rng = np.random.default_rng(seed)
-        ids = torch.from_numpy(np.tile(rng.integers(model.layout.num_pieces, size=(len(items), COPIED)), COPIES))
-        labels = ids.clone()
-        labels[:, :COPIED] = IGNORE
-        return TokenBatch(ids, torch.ones_like(ids), labels)
-
-    return loop.Task(CopyObjective(model), batch, num_items, version)
 
 
 def reading_task(
@@ -330,16 +308,84 @@ def reading_task(
     return loop.Task(TalkObjective(model), batch, len(frames), version)
 
 
+class CopyObjective(nn.Module):
+    """Next-token loss of text alone, and of pages read beside it."""
+
+    def __init__(self, model: VipaVLA, reading: nn.Module) -> None:
+        super().__init__()
+        self.model, self.reading = model, reading
+
+    def forward(self, batch: tuple[TokenBatch, Talk]) -> tuple[Tensor, int]:
+        tokens, pages = batch[0].to(self.model.device), batch[1]
+        embeds = self.model.vlm.get_input_embeddings()(tokens.input_ids)
+        loss, count = self.model.answer_loss(embeds, tokens.attention_mask, tokens.labels)
+        return loss + READ_WEIGHT * self.reading(pages)[0], count
+
+
+def copy_task(model: VipaVLA, reading: loop.Task) -> loop.Task:
+    """To go on with what stands before: arbitrary words, said again and again. Any public language model can; one that
+    cannot does not go on with a motion either. A few pages are read beside it, so that reading is not forgotten."""
+
+    def batch(items: Sequence[int], seed: int) -> tuple[TokenBatch, Talk]:
+        rng = np.random.default_rng(seed)
+        ids = torch.from_numpy(np.tile(rng.integers(model.layout.num_pieces, size=(len(items), COPIED)), COPIES))
+        labels = ids.clone()
+        labels[:, :COPIED] = IGNORE
+        return TokenBatch(ids, torch.ones_like(ids), labels), reading.batch(items[: -(-len(items) // 3)], seed)
+
+    return replace(reading, objective=CopyObjective(model, reading.objective), batch=batch)
+
+
 # what it knows
 
 
 def measure(
-    model: VipaVLA, tokenizer: VipaTokenizer, frames: Sequence[LabelledFrame], seed: int, num: int = 64
+    model: VipaVLA,
+    tokenizer: VipaTokenizer,
+    frames: Sequence[LabelledFrame],
+    rows: pl.DataFrame,
+    seed: int,
+    num: int = 64,
 ) -> dict[str, float]:
-    """On held-out clips: point error, and how far said places are from true ones, beside a constant answer's error."""
+    """On held-out clips: point error, how far said places are from true ones, beside a constant answer's error; and
+    what is read of new pages."""
     rng = np.random.default_rng(seed)
     frames = [frames[i] for i in rng.permutation(len(frames))[:num]]
-    return point_error(model, frames) | grounding_error(model, tokenizer, frames)
+    found = point_error(model, frames) | grounding_error(model, tokenizer, frames)
+    return found | reading_error(model, tokenizer, frames, rows, seed)
+
+
+@torch.no_grad()
+def reading_error(
+    model: VipaVLA, tokenizer: VipaTokenizer, frames: Sequence[LabelledFrame], rows: pl.DataFrame, seed: int
+) -> dict[str, float]:
+    """Of new pages over held-out pictures: directions read rightly, of 3, and mean error of the distances read; an
+    answer without a direction has none right, one without a distance says 0 m (as in Hand3D-test)."""
+    from ops.models.processor import prompt_batch, prompt_ids
+
+    if rows.is_empty():
+        return {}
+    rng = np.random.default_rng(seed)
+    asked = rows.sample(len(frames), with_replacement=True, seed=seed)
+    drawn = base_data.drawn_answers(asked, seed + DRAWS)  # as none of the lesson
+    places, marks = model.config.tokens_per_frame, base_data.marks(tokenizer)
+    pages = torch.from_numpy(np.concatenate([base_data.page(answer, marks, places, rng) for _, answer in drawn]))
+    visual = visual_tokens(model, torch.from_numpy(np.stack([frame.rgb for frame in frames]))).flatten(0, 1)
+    visual = written_over(model, visual, pages, torch.tensor(float(np.mean(INK))))
+    prompts = [prompt_ids(tokenizer, question, 1, places) for question, _ in drawn]
+    tokens = prompt_batch(prompts, tokenizer.layout.pad)
+    ids = model.go_on(model.place(visual, tokens.input_ids), tokens.attention_mask, MAX_ANSWER)
+    names = [(name,) if name else () for name in asked["object"]]
+    said = [parsing.parse(tokenizer.decode(row).strip(), name) for row, name in zip(ids.tolist(), names, strict=True)]
+    truth = [parsing.parse(answer, name) for (_, answer), name in zip(drawn, names, strict=True)]
+    right = [
+        sum(map(operator.eq, one.direction or (), other.direction)) for one, other in zip(said, truth, strict=True)
+    ]
+    off_m = [abs((one.distance_m or 0.0) - other.distance_m) for one, other in zip(said, truth, strict=True)]
+    return {
+        "held_out/read_directions_of_3": float(np.mean(right)),
+        "held_out/read_distance_error_m": float(np.mean(off_m)),
+    }
 
 
 @torch.no_grad()

@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from ops import config, tables, tracking
 from ops.bootstrap import weights_dir
 from ops.models import presets, vipa
+from ops.models.processor import IGNORE
 from ops.models.vipa import VipaVLA
 from ops.pipeline import run_stage
 from ops.training import base, loop, stages
@@ -32,6 +34,30 @@ def model():
 
 def test_stage1_trains_the_fusion_and_nothing_else(model):
     assert set(model.trainable_names("stage1")) == FUSION
+
+
+def test_copying_says_words_again_and_reads_a_third_as_many_pages(model):
+    read = []
+
+    class Reading(nn.Module):
+        def forward(self, pages):
+            return torch.tensor(0.25), len(pages)
+
+    reading = loop.Task(Reading(), lambda items, seed: read.append(list(items)) or "pages", 9, "1")
+    task = base.copy_task(model, reading)
+    tokens, pages = task.batch(list(range(7)), 3)
+    words = tokens.input_ids.reshape(7, base.COPIES, base.COPIED)
+    assert (words == words[:, :1]).all()
+    assert len(words[:, 0].unique()) > 7
+    assert (tokens.labels[:, : base.COPIED] == IGNORE).all()
+    assert (tokens.labels[:, base.COPIED :] == tokens.input_ids[:, base.COPIED :]).all()
+    assert read == [[0, 1, 2]]
+    with torch.no_grad():
+        loss, count = task.objective((tokens, pages))
+        logits = model.vlm(input_ids=tokens.input_ids).logits[:, base.COPIED - 1 : -1]
+    again = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.input_ids[:, base.COPIED :].flatten())
+    assert float(loss) == pytest.approx(float(again) + base.READ_WEIGHT * 0.25, rel=1e-5)
+    assert count == 7 * (base.COPIES - 1) * base.COPIED
 
 
 def test_stage2_trains_fusion_language_model_and_its_embeddings(model):
