@@ -18,6 +18,7 @@ from ops.models.tokenizer import VipaTokenizer
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IGNORE = -100
+MAX_WORDS = 48  # tokens of an answer in words; the longest template takes about 40 in the tiny vocabulary
 INTERNVL_SYSTEM = (
     "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
 )

@@ -210,15 +210,14 @@ class VipaVLA(nn.Module):
 
         Raises ValueError where a row has not exactly as many places as its frames have tokens.
         """
-        embeds = self.vlm.get_input_embeddings()(input_ids)
-        places = input_ids == self.layout.image
         num_visual = 0 if features is None else features.semantic.shape[1] * self.config.tokens_per_frame
-        if bool((places.sum(dim=1) != num_visual).any()):
+        places = (input_ids == self.layout.image).sum(dim=1)
+        if bool((places != num_visual).any()):
             raise ValueError(
-                f"each row needs {num_visual} <IMG_CONTEXT> tokens, got {places.sum(dim=1).tolist()}: pass the same frames to prompt_ids"
+                f"each row needs {num_visual} <IMG_CONTEXT> tokens, got {places.tolist()}: pass the same frames to prompt_ids"
             )
         if features is None:
-            return embeds
+            return self.vlm.get_input_embeddings()(input_ids)
         return self.place(self.visual_tokens(features, fuse=fuse), input_ids)
 
     def place(self, visual: Float[Tensor, "*all D"], input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from ops.hand3d import motion_tokens
 from ops.models.grammar import MedianMotion
+from ops.models.processor import MAX_WORDS
 from ops.models.tokenizer import VipaTokenizer
 from ops.models.vipa import VipaVLA
 from ops.training import data
@@ -14,7 +15,6 @@ from ops.training.data import Example
 from ops.training.features import FeatureStore
 
 BATCH = 64
-MAX_WORDS = 48  # tokens of an answer in words; the longest template takes about 40 in the tiny vocabulary
 
 Progress = Callable[..., Iterator]
 

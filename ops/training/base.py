@@ -21,7 +21,15 @@ from ops import tables, tracking
 from ops.config import TrainConfig
 from ops.hand3d import parsing
 from ops.models import presets, vipa
-from ops.models.processor import IGNORE, TokenBatch, semantic_pixels, spatial_pixels
+from ops.models.processor import (
+    IGNORE,
+    MAX_WORDS,
+    TokenBatch,
+    prompt_batch,
+    prompt_ids,
+    semantic_pixels,
+    spatial_pixels,
+)
 from ops.models.tokenizer import VipaTokenizer
 from ops.models.tokenizer import load as load_tokenizer
 from ops.models.vipa import FrameFeatures, VipaVLA
@@ -38,7 +46,7 @@ CONFIDENCE_WEIGHT = 0.2  # of -log(confidence); CUT3R's and DUSt3R's alpha
 POINT_STEPS, TALK_STEPS, COPY_STEPS = 0.2, 0.2, 1.25  # as shares of base_model.num_steps, which is that of reading
 COPIED, COPIES = 12, 3  # tokens of a sequence to copy, and how often it stands there
 READ_WEIGHT = 2.0  # of reading's loss in the lesson of copying
-MAX_ANSWER = 48  # tokens
+MAX_PLACE = 32  # tokens of an answer that says where something is
 DRAWS = 8  # answers drawn for every question
 INK = (0.4, 1.0)  # strength of a page's words, so that faint ones are read as well
 MOST_FRAMES = 2  # of a page; rows show up to 4, which would cost twice as much
@@ -361,8 +369,6 @@ def reading_error(
 ) -> dict[str, float]:
     """Of new pages over held-out pictures: directions read rightly, of 3, and mean error of the distances read; an
     answer without a direction has none right, one without a distance says 0 m (as in Hand3D-test)."""
-    from ops.models.processor import prompt_batch, prompt_ids
-
     if rows.is_empty():
         return {}
     rng = np.random.default_rng(seed)
@@ -371,12 +377,10 @@ def reading_error(
     places, marks = model.config.tokens_per_frame, base_data.marks(tokenizer)
     pages = torch.from_numpy(np.concatenate([base_data.page(answer, marks, places, rng) for _, answer in drawn]))
     visual = visual_tokens(model, torch.from_numpy(np.stack([frame.rgb for frame in frames]))).flatten(0, 1)
-    visual = written_over(model, visual, pages, torch.tensor(float(np.mean(INK))))
-    prompts = [prompt_ids(tokenizer, question, 1, places) for question, _ in drawn]
-    tokens = prompt_batch(prompts, tokenizer.layout.pad)
-    ids = model.go_on(model.place(visual, tokens.input_ids), tokens.attention_mask, MAX_ANSWER)
+    visual = written_over(model, visual, pages.to(model.device), torch.tensor(float(np.mean(INK))))
+    texts = answers_to(model, tokenizer, [question for question, _ in drawn], visual, MAX_WORDS)
     names = [(name,) if name else () for name in asked["object"]]
-    said = [parsing.parse(tokenizer.decode(row).strip(), name) for row, name in zip(ids.tolist(), names, strict=True)]
+    said = [parsing.parse(text, name) for text, name in zip(texts, names, strict=True)]
     truth = [parsing.parse(answer, name) for (_, answer), name in zip(drawn, names, strict=True)]
     right = [
         sum(map(operator.eq, one.direction or (), other.direction)) for one, other in zip(said, truth, strict=True)
@@ -424,18 +428,22 @@ def answer_pictures(
     model: VipaVLA, tokenizer: VipaTokenizer, asked: Sequence[tuple[LabelledFrame, str]], size: int = 32
 ) -> list[str]:
     """Greedy answers of the plain vision-language model to questions about single pictures."""
-    from ops.models.processor import prompt_batch, prompt_ids
-
     out = []
     for start in range(0, len(asked), size):
         part = asked[start : start + size]
-        prompts = [prompt_ids(tokenizer, question, 1, model.config.tokens_per_frame) for _, question in part]
-        tokens = prompt_batch(prompts, tokenizer.layout.pad).to(model.device)
-        with torch.no_grad():
-            features = picture_features(model, torch.from_numpy(np.stack([frame.rgb for frame, _ in part])))
-        ids = model.generate(features, tokens.input_ids, tokens.attention_mask, 32, fuse=False)
-        out += [tokenizer.decode(row).strip() for row in ids.tolist()]
+        visual = visual_tokens(model, torch.from_numpy(np.stack([frame.rgb for frame, _ in part])))
+        out += answers_to(model, tokenizer, [question for _, question in part], visual, MAX_PLACE)
     return out
+
+
+def answers_to(
+    model: VipaVLA, tokenizer: VipaTokenizer, questions: Sequence[str], visual: Tensor, max_tokens: int
+) -> list[str]:
+    """Greedy answers to questions, each about one picture's visual tokens, which stand one behind the other."""
+    prompts = [prompt_ids(tokenizer, question, 1, model.config.tokens_per_frame) for question in questions]
+    tokens = prompt_batch(prompts, tokenizer.layout.pad).to(model.device)
+    ids = model.go_on(model.place(visual, tokens.input_ids), tokens.attention_mask, max_tokens)
+    return [tokenizer.decode(row).strip() for row in ids.tolist()]
 
 
 def read_place(text: str) -> tuple[float, float] | None:
