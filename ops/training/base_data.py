@@ -3,14 +3,14 @@
 Two things stand in for public pretraining: point maps for the 3D encoder (CUT3R's own objective), and talk about the
 image plane for the vision-language model: captions, where things are, how they stand to one another in the picture.
 Of Hand3D it sees questions and the grammar of answers, filled with numbers drawn at random: no depth, no distance.
-What a drawn answer says is written over the visual tokens, in no order, so that the language model learns to say what
-these say; else it learns to ignore them, and nothing that a fusion layer adds to them can reach an answer. Where nothing
-is written the answer is no displacement ("at the same place, 0.00 m"): so the base model answers of plain pictures.
+What a drawn answer says is written over the visual tokens, in no order, beside what is said of other subjects (the other
+hand, the camera), so that the language model learns to say what these say of the one it is asked about; else it learns to
+ignore them, and nothing that a fusion layer adds to them can reach an answer. Where nothing is written the answer is no
+displacement ("at the same place, 0.00 m"): so the base model answers of plain pictures.
 Image coordinates here are shares of width and height, 0 to 1, x right and y down.
 """
 
-import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from ops import tables
 from ops.geometry.camera import PinholeCamera
 from ops.hand3d import directions, language, parsing
 from ops.models.processor import IGNORE, TokenBatch, answer_ids, prompt_ids
-from ops.models.tokenizer import VipaTokenizer
+from ops.models.tokenizer import TokenLayout, VipaTokenizer
 from ops.sources.base import SIDES, Clip
 
 DRAWN_GAMMA = 0.3  # of the directions in answers drawn at random
@@ -30,6 +30,10 @@ DRAWN_M = (0.01, 1.0)  # distances drawn, uniform
 STILL_SHARE = 0.1  # of drawn answers: no displacement
 PLACE_NOISE = 0.15  # of log distance, of each place of a page
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+WORDS = (*(word for pair in directions.AXIS_WORDS for word in pair), "yes", "no", *NUMBERS, *"123456789")
+CAMERA = "camera"
+SUBJECTS = (*SIDES, CAMERA)
+CAMERA_SHARE = 0.3  # of pages about a hand on which something is said of the camera as well
 TURNS = 4  # questions about one image in one conversation
 CENTRE_SHARE = 0.05  # of the image: closer than this on an axis, no direction word is said
 
@@ -123,32 +127,55 @@ def conversation(frame: LabelledFrame, rng: np.random.Generator) -> list[tuple[s
     return [turns[i] for i in rng.permutation(len(turns))[: TURNS - 1]]
 
 
-def marks(tokenizer: VipaTokenizer) -> dict[str, int]:
-    """What a page may say -> one token that says it: the first piece of the word that no other has, or a capital letter
-    where a small vocabulary has none."""
-    words = [word for pair in directions.AXIS_WORDS for word in pair] + ["yes", "no", *NUMBERS]
-    pieces = {word: tokenizer.encode_plain(" " + word) for word in words}
-    pieces |= {digit: tokenizer.encode_plain(digit) for digit in "123456789"}
-    others = {word: {i for o, ids in pieces.items() if o != word for i in ids} for word in pieces}
-    spare = (tokenizer.encode_plain(letter)[0] for letter in string.ascii_uppercase)
-    return {word: next((i for i in ids if i not in others[word]), None) or next(spare) for word, ids in pieces.items()}
+def marks(layout: TokenLayout) -> dict[tuple[str, str], int]:
+    """(subject, word) -> the token by which a page says it: each subject has words of its own, the last pieces of the
+    vocabulary, which are the rarest.
 
-
-def page(answer: str, ids: dict[str, int], num_places: int, rng: np.random.Generator) -> Int[np.ndarray, " num_places"]:
-    """What an answer says, over all visual tokens in no order, as token ids (`marks`).
-
-    Each place says one thing: the direction on one axis, whether hand and thing touch, or, nearly, the distance to one
-    significant figure ("3" for 0.03 m, "three" for 0.3 m). An answer without displacement leaves the picture as it is,
-    -1 everywhere: it is what is said where nothing can be read.
+    So what is said of one subject stays apart from what is said of another even where both are written over each other,
+    as by a fusion layer, which does not know what will be asked.
     """
-    read = parsing.parse(answer)
-    if not read.distance_m:
-        return np.full(num_places, -1)
-    words = [directions.AXIS_WORDS[axis][(sign + 1) // 2] for axis, sign in enumerate(read.direction or ()) if sign]
-    words += [] if read.contact is None else ["yes" if read.contact else "no"]
-    lengths_m = read.distance_m * np.exp(rng.normal(0, PLACE_NOISE, num_places))
+    said = [(subject, word) for subject in SUBJECTS for word in WORDS]
+    return dict(zip(said, range(layout.num_pieces - len(said), layout.num_pieces), strict=True))
+
+
+def page(
+    said: Mapping[str, parsing.Answer],
+    ids: Mapping[tuple[str, str], int],
+    num_places: int,
+    rng: np.random.Generator,
+    *,
+    mixed: bool,
+) -> Int[np.ndarray, "num_places subjects"]:
+    """What answers say, each of a subject, over all visual tokens in no order, as token ids (`marks`); -1 for nothing.
+
+    Each place says one thing of a subject: the direction on one axis, whether hand and thing touch, or, nearly, the
+    distance to one significant figure ("3" for 0.03 m, "three" for 0.3 m). mixed: of every subject; else of one of them.
+    """
+    columns = np.full((len(SUBJECTS), num_places), -1)
+    for subject, answer in said.items():
+        columns[SUBJECTS.index(subject)] = [
+            ids[subject, word] for word in words_in_no_order(answer, num_places, rng)
+        ] or -1
+    if not mixed:
+        told = np.flatnonzero(columns[:, 0] >= 0)
+        whose = rng.permutation(np.resize(told, num_places)) if len(told) else np.zeros(num_places)
+        columns[whose != np.arange(len(SUBJECTS))[:, None]] = -1
+    return columns.T
+
+
+def words_in_no_order(answer: parsing.Answer, num_places: int, rng: np.random.Generator) -> list[str]:
+    """A word a place; none for an answer without displacement: it is what is said where nothing can be read."""
+    if not answer.distance_m:
+        return []
+    words = direction_words(answer)
+    words += [] if answer.contact is None else ["yes" if answer.contact else "no"]
+    lengths_m = answer.distance_m * np.exp(rng.normal(0, PLACE_NOISE, num_places))
     whose = rng.permutation(np.resize(np.arange(len(words) + 1), num_places)).tolist()
-    return np.array([ids[[*words, length_word(lengths_m[place])][k]] for place, k in enumerate(whose)])
+    return [[*words, length_word(lengths_m[place])][k] for place, k in enumerate(whose)]
+
+
+def direction_words(answer: parsing.Answer) -> list[str]:
+    return [directions.AXIS_WORDS[axis][(sign + 1) // 2] for axis, sign in enumerate(answer.direction or ()) if sign]
 
 
 def length_word(length_m: float) -> str:
@@ -158,7 +185,17 @@ def length_word(length_m: float) -> str:
     return NUMBERS[min(9, max(1, round(length_m * 10))) - 1]
 
 
-def drawn_answers(rows: pl.DataFrame, seed: int) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class Drawn:
+    """A question with an answer drawn at random. subject: what the answer gives the displacement of, or from."""
+
+    question: str
+    answer: str
+    subject: str
+    read: parsing.Answer
+
+
+def drawn_answers(rows: pl.DataFrame, seed: int) -> list[Drawn]:
     """Hand3D questions, each answered about a displacement and rotation drawn at random: grammar, not facts.
 
     Directions are isotropic, distances uniform over DRAWN_M, so that not even the usual answer is given away: a
@@ -178,7 +215,25 @@ def drawn_answers(rows: pl.DataFrame, seed: int) -> list[tuple[str, str]]:
         pl.lit("").alias("instruction"),  # only questions name it
     )
     _, answers = language.visual_texts(drawn, seed, DRAWN_GAMMA)
-    return list(zip(rows["question"].to_list(), answers.to_list(), strict=True))
+    names = [(name,) if name else () for name in rows["object"]]
+    read = [parsing.parse(answer, name) for answer, name in zip(answers, names, strict=True)]
+    return list(map(Drawn, rows["question"], answers, rows["side"].fill_null(CAMERA), read))
+
+
+def companions(subject: str, rng: np.random.Generator) -> list[str]:
+    """Whom a page tells of beside the one asked about: hands always, the camera in some pages."""
+    return [one for one in SUBJECTS if one != subject and (one != CAMERA or rng.random() < CAMERA_SHARE)]
+
+
+def naming_ids(drawn: Drawn, tokenizer: VipaTokenizer, num_places: int) -> tuple[list[int], list[int]]:
+    """Ids and labels of the shortest thing to say about a page: a subject, then where and how far.
+
+    "right and down and forward", unlike in an answer, where a comma tells beforehand how many words are still to come.
+    """
+    words = direction_words(drawn.read)
+    shown = [tokenizer.layout.image] * num_places + tokenizer.encode_plain(f" {drawn.subject}")
+    said = tokenizer.encode_plain(f" {' and '.join(words) or 'nowhere'}, {drawn.read.distance_m or 0:.2f} m")
+    return shown + said, [IGNORE] * len(shown) + said
 
 
 def conversation_ids(

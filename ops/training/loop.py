@@ -1,4 +1,4 @@
-"""The training loop of every stage: AdamW, warm-up and cosine, clipping, resume at the exact step, curves.
+"""The training loop of every stage: AdamW (Muon beside it where asked for), warm-up and cosine, clipping, resume at the exact step, curves.
 
 What is random follows from (seed, step) alone: the order of the data, dropout, the noise of flow matching. So a step
 needs no remembered generator state, and a run that was killed and resumed ends with the losses of one that was not.
@@ -10,7 +10,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -28,6 +28,7 @@ from ops.training import parts
 
 MAX_GRAD_NORM = 1.0  # ASSUMED: as Being-H0.5; the paper gives none
 BETAS, EPS = (0.9, 0.999), 1e-8
+EMBEDDINGS = "embed_tokens"  # a matrix by its shape only: its rows are learned one by one
 
 
 @dataclass(frozen=True)
@@ -98,24 +99,39 @@ def train(
     _check(task, config, trained, config.cpu_parts if on_threads else accelerator.num_processes)
     if config.num_steps == 0:
         return []
-    optimizer = torch.optim.AdamW(
-        trained.values(), lr=config.lr, betas=BETAS, eps=EPS, weight_decay=config.weight_decay
-    )
-    objective, optimizer = accelerator.prepare(task.objective, optimizer)
+    objective, *optimizers = accelerator.prepare(task.objective, *optimizers_of(trained, config))
     state = Checkpoint(scratch / f"{name}.pt", fingerprint(task, config, trained))
-    curve = state.load(trained, optimizer)
+    curve = state.load(trained, optimizers)
     if curve and run is not None:
         run.tag("resumed_at_step", len(curve))
     objective.train()
     steps = range(len(curve), config.num_steps)
     with parts.threads(config.cpu_parts) if on_threads else nullcontext() as pool:
         for step in progress(steps, total=len(steps), unit="step"):
-            curve.append(_step(accelerator, objective, optimizer, trained, task, config, step, pool))
+            curve.append(_step(accelerator, objective, optimizers, trained, task, config, step, pool))
             _log(run if accelerator.is_main_process else None, name, curve[-1], config)
             if (step + 1) % config.save_every == 0 and step + 1 < config.num_steps and accelerator.is_main_process:
-                state.save(trained, optimizer, curve)
+                state.save(trained, optimizers, curve)
     objective.eval()
     return curve
+
+
+def optimizers_of(trained: Mapping[str, Tensor], config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for everything; with muon_lr Muon for the weight matrices, but those that are tables of embeddings."""
+    groups: list[dict[str, Tensor]] = [dict(trained), {}]
+    if config.muon_lr is not None:
+        groups[1] = {name: p for name, p in trained.items() if p.ndim == 2 and EMBEDDINGS not in name}
+        groups[0] = {name: p for name, p in trained.items() if name not in groups[1]}
+    found: list[torch.optim.Optimizer] = []
+    if groups[0]:
+        found.append(
+            torch.optim.AdamW(groups[0].values(), lr=config.lr, betas=BETAS, eps=EPS, weight_decay=config.weight_decay)
+        )
+    if groups[1]:
+        found.append(torch.optim.Muon(groups[1].values(), lr=config.muon_lr, weight_decay=config.weight_decay))
+    for group in (group for optimizer in found for group in optimizer.param_groups):
+        group["initial_lr"] = group["lr"]
+    return found
 
 
 def _check(task: Task, config: TrainConfig, trained: dict[str, Tensor], num_processes: int) -> None:
@@ -130,12 +146,12 @@ def _check(task: Task, config: TrainConfig, trained: dict[str, Tensor], num_proc
 
 
 def _step(
-    accelerator, objective: nn.Module, optimizer, trained, task: Task, config: TrainConfig, step: int, pool: ThreadPoolExecutor | None
+    accelerator, objective: nn.Module, optimizers, trained, task: Task, config: TrainConfig, step: int, pool: ThreadPoolExecutor | None
 ) -> Step:  # fmt: skip
     start = time.perf_counter()
     lr = learning_rate(step, config)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = group["initial_lr"] * lr / config.lr
     items = batch_indices(step, task.num_items, config.batch_size, config.seed)
     backward = _on_processes if pool is None else partial(_on_threads, pool)
     loss = backward(accelerator, objective, trained, task, config, step, items)
@@ -144,8 +160,9 @@ def _step(
             f"loss is {loss} at step {step}, items {items[:8]}...: look at these rows, or lower lr ({lr:.2g})"
         )
     grad_norm = float(accelerator.clip_grad_norm_(trained.values(), MAX_GRAD_NORM))
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     return Step(step, loss, lr, grad_norm, config.batch_size / (time.perf_counter() - start))
 
 
@@ -205,19 +222,19 @@ class Checkpoint:
     path: Path
     fingerprint: str
 
-    def save(self, trained: dict[str, Tensor], optimizer, curve: list[Step]) -> None:
+    def save(self, trained: dict[str, Tensor], optimizers: Sequence, curve: list[Step]) -> None:
         weights = {key: value.detach().cpu() for key, value in trained.items()}
         content = {
             "fingerprint": self.fingerprint,
             "weights": weights,
-            "optimizer": optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             "curve": [asdict(record) for record in curve],
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
         write_file(self.path, buffer.getvalue())
 
-    def load(self, trained: dict[str, Tensor], optimizer) -> list[Step]:
+    def load(self, trained: dict[str, Tensor], optimizers: Sequence) -> list[Step]:
         """Put the state back; an empty curve where there is none of this very run."""
         if not self.path.is_file():
             return []
@@ -227,7 +244,8 @@ class Checkpoint:
         with torch.no_grad():
             for key, value in trained.items():
                 value.copy_(content["weights"][key])
-        optimizer.load_state_dict(content["optimizer"])
+        for optimizer, held in zip(optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(held)
         return [Step(**record) for record in content["curve"]]
 
 

@@ -164,8 +164,9 @@ def test_drawn_answers_have_the_grammar_and_nothing_of_the_row(scenes):
     rows = visual_rows(scenes)
     many = pl.concat([rows.with_columns(row_id=pl.col("row_id") + f"-{copy}") for copy in range(-(-400 // len(rows)))])
     pairs = base_data.drawn_answers(many, seed=0)
-    assert [question for question, _ in pairs] == many["question"].to_list()
-    said = [parsing.parse(answer) for _, answer in pairs]
+    assert [one.question for one in pairs] == many["question"].to_list()
+    assert [one.subject for one in pairs] == ["camera" if side is None else side for side in many["side"]]
+    said = [parsing.parse(one.answer) for one in pairs]
     assert all(answer.distance_m is not None and answer.direction is not None for answer in said)
     drawn = np.array([answer.distance_m for answer in said])
     still = drawn == 0
@@ -176,26 +177,64 @@ def test_drawn_answers_have_the_grammar_and_nothing_of_the_row(scenes):
     assert pairs == base_data.drawn_answers(many, seed=0)
 
 
+SAID = parsing.parse("Touching: no. The red ball is right and down, 0.23 m.")  # "right hand", "tilting up": no directions
+TURNED = parsing.parse("The camera rotates 5 degrees turning left and tilting up; it moves forward, 0.04 m.")
+STILL = parsing.parse("It is at the same place, 0.00 m.")
+
+
+def words_of(page, marks):
+    words = {token: said for said, token in marks.items()}
+    return [[words[token] for token in place if token >= 0] for place in page.tolist()]
+
+
 def test_a_page_holds_what_the_answer_says(tokenizer):
-    marks = base_data.marks(tokenizer)
-    words = {token: word for word, token in marks.items()}
-    answer = "Touching: no. The red ball is right and down, 0.23 m."  # "right hand" and "tilting up" are no directions
-    page = [words[token] for token in base_data.page(answer, marks, 400, np.random.default_rng(3)).tolist()]
-    assert set(page) <= {"no", "right", "down", "one", "two", "three", "four"}
-    assert all(page.count(word) == 100 for word in ("no", "right", "down"))
-    assert page.count("two") > 60  # of 100; 0.25 and more is "three"
-    turning = "The camera rotates 5 degrees turning left and tilting up; it moves forward, 0.04 m."
-    page = {words[token] for token in base_data.page(turning, marks, 36, np.random.default_rng(3)).tolist()}
-    assert "forward" in page
-    assert page - {"forward"} <= {"3", "4", "5"}
-    still = base_data.page("It is at the same place, 0.00 m.", marks, 6, np.random.default_rng(0))
+    marks = base_data.marks(tokenizer.layout)
+    page = words_of(base_data.page({"left": SAID}, marks, 400, np.random.default_rng(3), mixed=True), marks)
+    assert all(len(place) == 1 and place[0][0] == "left" for place in page)
+    said = [place[0][1] for place in page]
+    assert set(said) <= {"no", "right", "down", "one", "two", "three", "four"}
+    assert all(said.count(word) == 100 for word in ("no", "right", "down"))
+    assert said.count("two") > 60  # of 100; 0.25 and more is "three"
+    still = base_data.page({"left": STILL}, marks, 6, np.random.default_rng(0), mixed=False)
+    assert still.shape == (6, 3)
     assert (still == -1).all()
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_a_page_tells_of_several_subjects_at_once_or_side_by_side(tokenizer, mixed):
+    marks = base_data.marks(tokenizer.layout)
+    said = {"right": SAID, "camera": TURNED, "left": STILL}
+    page = words_of(base_data.page(said, marks, 36, np.random.default_rng(3), mixed=mixed), marks)
+    assert {len(place) for place in page} == {2 if mixed else 1}
+    told = [one for place in page for one in place]
+    assert {word for subject, word in told if subject == "camera"} <= {"forward", "3", "4", "5"}
+    assert ("right", "down") in told
+    assert sum(subject == "camera" for subject, _ in told) == (36 if mixed else 18)
+    assert not any(subject == "left" for subject, _ in told)
+
+
+def test_companions_are_the_other_hand_always_and_the_camera_sometimes():
+    rng = np.random.default_rng(0)
+    found = [base_data.companions("left", rng) for _ in range(200)]
+    assert all("right" in one and "left" not in one for one in found)
+    assert 0.2 < sum("camera" in one for one in found) / 200 < 0.4
+    assert base_data.companions("camera", rng) == ["left", "right"]
+
+
+def test_naming_says_what_the_page_says_of_the_subject_named(tokenizer):
+    drawn = base_data.Drawn("?", "Touching: no. It is right, down and forward, 0.23 m.", "left", parsing.parse("It is right, down and forward, 0.23 m."))  # fmt: skip
+    ids, labels = base_data.naming_ids(drawn, tokenizer, 5)
+    assert ids[:5] == [tokenizer.layout.image] * 5
+    assert tokenizer.decode(ids[5:]) == " left right and down and forward, 0.23 m"
+    assert tokenizer.decode([i for i in labels if i != IGNORE]) == " right and down and forward, 0.23 m"
 
 
 @pytest.mark.parametrize("num_merges", [0, 2000])
 def test_everything_a_page_may_say_has_its_own_token(tokenizer_folder, num_merges):
-    marks = base_data.marks(load(tokenizer_folder, num_merges))
-    assert len(set(marks.values())) == len(marks) == 6 + 2 + 9 + 9
+    layout = load(tokenizer_folder, num_merges).layout
+    marks = base_data.marks(layout)
+    assert len(set(marks.values())) == len(marks) == 3 * (6 + 2 + 9 + 9)
+    assert 0 <= min(marks.values()) and max(marks.values()) == layout.num_pieces - 1
     assert {base_data.length_word(cm / 100) for cm in range(1, 101)} == {*"123456789", *base_data.NUMBERS}
 
 

@@ -73,15 +73,15 @@ def killed_at(last):
     return progress
 
 
-@pytest.mark.parametrize("last", [3, 7, 16, 29])
-def test_killed_run_ends_as_the_uninterrupted_one(tmp_path, last):
-    whole = task()
-    expected = loop.train(whole, config(), tmp_path / "whole", "test")
+@pytest.mark.parametrize(("last", "muon_lr"), [(3, None), (7, None), (16, None), (29, None), (16, 0.02)])
+def test_killed_run_ends_as_the_uninterrupted_one(tmp_path, last, muon_lr):
+    whole, settings = task(), config(muon_lr=muon_lr)
+    expected = loop.train(whole, settings, tmp_path / "whole", "test")
     with pytest.raises(KilledError):
-        loop.train(task(), config(), tmp_path / "killed", "test", killed_at(last))
+        loop.train(task(), settings, tmp_path / "killed", "test", killed_at(last))
     resumed = task()
     torch.manual_seed(999)  # nothing may hang on the global generator
-    curve = loop.train(resumed, config(), tmp_path / "killed", "test")
+    curve = loop.train(resumed, settings, tmp_path / "killed", "test")
     assert losses(curve) == losses(expected)
     assert [r.grad_norm for r in curve] == [r.grad_norm for r in expected]
     for ours, theirs in zip(resumed.objective.parameters(), whole.objective.parameters(), strict=True):
@@ -101,6 +101,41 @@ def test_resume_starts_where_it_was_saved_and_only_for_the_same_run(tmp_path):
     loop.train(task(data_version="2"), config(), tmp_path, "test", watched)
     loop.train(task(), config(lr=0.02), tmp_path, "test", watched)
     assert started == [14, 0, 0]
+
+
+def test_muon_is_for_weight_matrices_that_are_no_embeddings():
+    made = nn.ModuleDict({"embed_tokens": nn.Embedding(9, 4), "net": nn.Linear(4, 2), "patch": nn.Conv2d(3, 4, 2)})
+    trained = dict(made.named_parameters())
+    adamw, muon = loop.optimizers_of(trained, config(muon_lr=0.02))
+    held = [{id(p) for group in one.param_groups for p in group["params"]} for one in (adamw, muon)]
+    assert isinstance(muon, torch.optim.Muon)
+    assert held[1] == {id(made["net"].weight)}
+    assert held[0] == {id(p) for p in trained.values()} - held[1]
+    (alone,) = loop.optimizers_of(trained, config())
+    assert isinstance(alone, torch.optim.AdamW)
+    assert len(alone.param_groups[0]["params"]) == len(trained)
+
+
+def test_muon_follows_the_schedule_of_the_learning_rate(tmp_path):
+    """Naive twin: both optimisers by hand."""
+    ours, settings = task(), config(muon_lr=0.02)
+    loop.train(ours, settings, tmp_path, "test")
+    twin = Objective().train()
+    matrices = [p for p in twin.parameters() if p.requires_grad and p.ndim == 2]
+    others = [p for p in twin.parameters() if p.requires_grad and p.ndim != 2]
+    two = torch.optim.AdamW(others, lr=0.01, weight_decay=0.01), torch.optim.Muon(matrices, lr=0.02, weight_decay=0.01)
+    for step in range(30):
+        share = loop.learning_rate(step, settings) / 0.01
+        seed = loop.step_seed(42, step)
+        torch.manual_seed(seed)
+        twin((loop.batch_indices(step, 40, 8, 42), seed))[0].backward()
+        torch.nn.utils.clip_grad_norm_([*matrices, *others], 1.0)
+        for optimizer, lr in zip(two, (0.01, 0.02), strict=True):
+            optimizer.param_groups[0]["lr"] = lr * share
+            optimizer.step()
+            optimizer.zero_grad()
+    for one, other in zip(ours.objective.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_loop_equals_the_plain_loop(tmp_path):

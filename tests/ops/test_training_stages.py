@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,7 +15,7 @@ from ops.models import presets, vipa
 from ops.models.processor import IGNORE
 from ops.models.vipa import VipaVLA
 from ops.pipeline import run_stage
-from ops.training import base, loop, stages
+from ops.training import base, base_data, loop, stages
 from tests.ops import small_models
 from tests.ops.training_world import action_rows, clips_table, make_scene, visual_rows
 
@@ -58,6 +59,36 @@ def test_copying_says_words_again_and_reads_a_third_as_many_pages(model):
     again = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.input_ids[:, base.COPIED :].flatten())
     assert float(loss) == pytest.approx(float(again) + base.READ_WEIGHT * 0.25, rel=1e-5)
     assert count == 7 * (base.COPIES - 1) * base.COPIED
+
+
+def test_words_written_over_visual_tokens_add_up_and_keep_their_length(model):
+    """Naive twin, place by place."""
+    visual = torch.randn(4, model.config.text.width, generator=torch.Generator().manual_seed(1))
+    written = torch.tensor([[3, -1, -1], [3, 7, -1], [-1, -1, -1], [5, 6, 7]])
+    ink = torch.tensor([0.5, 1.0, 1.0, 0.7])
+    table = model.vlm.get_input_embeddings().weight
+    with torch.no_grad():
+        found = base.written_over(model, visual, written, ink[:, None])
+        for place, words in enumerate(written.tolist()):
+            there = [table[word] / table[word].norm() for word in words if word >= 0]
+            if not there:
+                assert torch.equal(found[place], visual[place])
+                continue
+            said = sum(there) / sum(there).norm() * visual[place].norm()
+            torch.testing.assert_close(found[place], 0.5 * visual[place] + ink[place] * said)
+
+
+def test_fusion_starts_at_the_scale_of_what_it_is_added_to():
+    made = vipa.build(small_models.VIPA, 0)
+    size = made.config.vision.image_size
+    pictures = np.random.default_rng(0).integers(0, 256, (3, size, size, 3)).astype(np.uint8)
+    base.start_fusion(made, [base_data.LabelledFrame("clip", 0, rgb, {}, None) for rgb in pictures])
+    with torch.no_grad():
+        features = made.frame_features(torch.from_numpy(pictures)[:, None])
+        semantic, spatial = features.semantic[:, 0], features.spatial[:, 0]
+        added = made.fusion.eval()(semantic, spatial) - semantic
+    # a layer norm's output has length 1 a number: alpha of it is what is added
+    assert float(added.square().mean().sqrt() / semantic.square().mean().sqrt()) == pytest.approx(0.5, rel=0.01)
 
 
 def test_stage2_trains_fusion_language_model_and_its_embeddings(model):
