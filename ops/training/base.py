@@ -46,7 +46,7 @@ CONFIDENCE_WEIGHT = 0.2  # of -log(confidence); CUT3R's and DUSt3R's alpha
 POINT_STEPS, TALK_STEPS, COPY_STEPS = 0.2, 0.2, 1.0  # as shares of base_model.num_steps, which is that of reading
 WITH_MUON = ("naming", "reading")
 NAMING_BATCH, NAMING_PLACES = 2, 12  # batches of naming, as multiples; visual tokens of its pages
-COPIED, COPIES = 12, 3  # tokens of a sequence to copy, and how often it stands there
+PERIODS, COPY_LENGTH = (3, 6, 12), 36  # tokens until a sequence to copy comes again, and of all its copies together
 READ_WEIGHT = 2.0  # of reading's loss in the lesson of copying
 MAX_PLACE = 32  # tokens of an answer that says where something is
 DRAWS = 8  # answers drawn for every question
@@ -391,14 +391,16 @@ class CopyObjective(nn.Module):
 
 
 def copy_task(model: VipaVLA, reading: loop.Task) -> loop.Task:
-    """To go on with what stands before: arbitrary words, said again and again. Any public language model can; one that
-    cannot does not go on with a motion either. A few pages are read beside it, so that reading is not forgotten."""
+    """To go on with what stands before: arbitrary words, said again and again, after 3, 6 or 12. Any public language model
+    can; one that cannot does not go on with a motion either. A few pages are read beside it, so that reading is not forgotten."""
 
     def batch(items: Sequence[int], seed: int) -> tuple[TokenBatch, Talk]:
         rng = np.random.default_rng(seed)
-        ids = torch.from_numpy(np.tile(rng.integers(model.layout.num_pieces, size=(len(items), COPIED)), COPIES))
-        labels = ids.clone()
-        labels[:, :COPIED] = IGNORE
+        periods = rng.choice(PERIODS, len(items))[:, None]
+        said = rng.integers(model.layout.num_pieces, size=(len(items), COPY_LENGTH))
+        place = np.arange(COPY_LENGTH)
+        ids = torch.from_numpy(np.take_along_axis(said, place % periods, axis=1))
+        labels = torch.where(torch.from_numpy(place < periods), IGNORE, ids)
         return TokenBatch(ids, torch.ones_like(ids), labels), reading.batch(items[: -(-len(items) // 3)], seed)
 
     return replace(reading, objective=CopyObjective(model, reading.objective), batch=batch)

@@ -46,19 +46,23 @@ def test_copying_says_words_again_and_reads_a_third_as_many_pages(model):
 
     reading = loop.Task(Reading(), lambda items, seed: read.append(list(items)) or "pages", 9, "1")
     task = base.copy_task(model, reading)
-    tokens, pages = task.batch(list(range(7)), 3)
-    words = tokens.input_ids.reshape(7, base.COPIES, base.COPIED)
-    assert (words == words[:, :1]).all()
-    assert len(words[:, 0].unique()) > 7
-    assert (tokens.labels[:, : base.COPIED] == IGNORE).all()
-    assert (tokens.labels[:, base.COPIED :] == tokens.input_ids[:, base.COPIED :]).all()
-    assert read == [[0, 1, 2]]
+    tokens, pages = task.batch(list(range(70)), 3)
+    assert read == [list(range(24))]
+    periods = [int((labels == IGNORE).sum()) for labels in tokens.labels]
+    assert {*periods} == {*base.PERIODS}
+    for ids, labels, period in zip(tokens.input_ids, tokens.labels, periods, strict=True):
+        assert torch.equal(ids[period:], ids[:-period])
+        assert torch.equal(labels[period:], ids[period:])
+    assert len(tokens.input_ids[:, :3].unique()) > 70
     with torch.no_grad():
         loss, count = task.objective((tokens, pages))
-        logits = model.vlm(input_ids=tokens.input_ids).logits[:, base.COPIED - 1 : -1]
-    again = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.input_ids[:, base.COPIED :].flatten())
-    assert float(loss) == pytest.approx(float(again) + base.READ_WEIGHT * 0.25, rel=1e-5)
-    assert count == 7 * (base.COPIES - 1) * base.COPIED
+        logits = model.vlm(input_ids=tokens.input_ids).logits
+        each = [
+            torch.nn.functional.cross_entropy(scores[period - 1 : -1], ids[period:], reduction="sum")
+            for scores, ids, period in zip(logits, tokens.input_ids, periods, strict=True)
+        ]
+    assert count == sum(base.COPY_LENGTH - period for period in periods)
+    assert float(loss) == pytest.approx(float(sum(each)) / count + base.READ_WEIGHT * 0.25, rel=1e-5)
 
 
 def test_words_written_over_visual_tokens_add_up_and_keep_their_length(model):
