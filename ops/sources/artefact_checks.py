@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ops import tables
+from ops import seen_tables
 from ops.sources import acceptance
 from ops.sources.acceptance import Hand, Measured
 from ops.sources.base import Clip
@@ -36,7 +36,7 @@ def of_fits(root: Path, raw_videos: Path, mano_fits: Path) -> dict[str, Measured
 @lru_cache(maxsize=8)
 def _of_clips(root: Path, path: Path, _version: int, use: str) -> tuple[Measured, ...]:
     found = []
-    for row in spread(list(tables.read("clips", path).iter_rows(named=True)), NUM_CLIPS):
+    for row in spread(list(seen_tables.read("clips", path).iter_rows(named=True)), NUM_CLIPS):
         clip = read_clip(row, root)
         found += [
             acceptance.camera_direction(clip, _wrists(clip)),
@@ -48,7 +48,7 @@ def _of_clips(root: Path, path: Path, _version: int, use: str) -> tuple[Measured
 
 @lru_cache(maxsize=8)
 def _of_fits(root: Path, clips: Path, path: Path, _version: int) -> tuple[Measured, ...]:
-    known = {row["clip_id"]: row for row in tables.read("clips", clips).iter_rows(named=True)}
+    known = {row["clip_id"]: row for row in seen_tables.read("clips", clips).iter_rows(named=True)}
     labelled = pl.scan_parquet(path).filter(~pl.col("route").is_in(TRACKED))
     names = labelled.select("clip_id").unique().sort("clip_id").collect()["clip_id"].to_list()
     found = []
