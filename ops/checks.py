@@ -219,14 +219,15 @@ def _second_route(made: Made) -> tuple[bool, str]:
 
     from ops import seen_tables
     from ops.hand3d import verify
-    from ops.sources.manifest import read_clips
+    from ops.sources.artefact_checks import few_clips, kept_clip
+    from ops.sources.manifest import clip_rows
 
-    rows = pl.concat([_read(made, "visual_rows"), _read(made, "held_out_rows")])
+    rows = pl.concat([few_clips(_read(made, file)) for file in ("visual_rows", "held_out_rows")])
     rows = rows.gather_every(max(1, len(rows) // SAMPLE)).head(SAMPLE)
     if not len(rows):
         return True, "no rows"
     used = set(rows["clip_id"])
-    clips = (clip for clip in read_clips(made.input("raw_videos"), made.root) if clip.clip_id in used)
+    clips = (kept_clip(row, made.root) for row in clip_rows(made.input("raw_videos")) if row["clip_id"] in used)
     fits = seen_tables.read("mano_fits", made.input("mano_fits") / "mano_fits.parquet")
     folder = made.input("calibrated_point_clouds")
     positions = seen_tables.read("object_positions", folder / "object_positions.parquet")
