@@ -80,10 +80,12 @@ def few_clips(rows: pl.DataFrame) -> pl.DataFrame:
 def kept_clip(row: dict, root: Path) -> Clip:
     """`read_clip`, remembered while the row and the sizes and times of its files stay: the checks of several stages of a
     shard look at the same few clips."""
+    if row["num_frames"] > KEPT_FRAMES:
+        return read_clip(row, root)
     video = (root / row["video"]).absolute()
     files = [*files_of(video), *reader(row["kind"]).side_files(video)]
-    if row["num_frames"] > KEPT_FRAMES or not all(file.is_file() for file in files):
-        return read_clip(row, root)
+    if not all(file.is_file() for file in files):
+        return read_clip(row, root)  # which says what is missing
     stamp = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
     return _kept_clip(tuple(row.items()), root, stamp)
 
