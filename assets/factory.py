@@ -22,6 +22,7 @@ from ops.artefacts import Artefact
 from ops.code_version import code_version
 from ops.config import Config
 from ops.dvc_file import parameters
+from ops.pipeline import output
 from ops.stages import BY_NAME, Stage
 
 CODE_TAG, DATA_TAG = "dagster/code_version", "dagster/data_version"
@@ -96,7 +97,7 @@ def _made(context: dg.AssetExecutionContext, runner: StageRunner, stage: Stage, 
 
     data_version.prepare(runner.folder)
     artefacts.drop_removed_shards(runner.folder, runner.settings())
-    if context.run.tags.get(ONLY_STALE) == "true":
+    if context.run.tags.get(ONLY_STALE) == "true" and output(runner.folder, stage.name, shard).is_dir():
         address = data_version.address(stage.name, shard)
         if address not in data_version.stale(runner.folder, [address]):
             return runner.load(stage.name, shard)

@@ -103,10 +103,10 @@ def _evaluate(check: Check, made: Made) -> Finding:
 
 
 def _read(made: Made, file: str):
-    from ops import tables
+    from ops import seen_tables
 
     if file not in made.read:
-        made.read[file] = tables.read(TABLES[made.stage.name][file], made.folder / f"{file}.parquet")
+        made.read[file] = seen_tables.read(TABLES[made.stage.name][file], made.folder / f"{file}.parquet")
     return made.read[file]
 
 
@@ -142,12 +142,12 @@ def _readable_video(made: Made) -> tuple[bool, str]:
 
 
 def _use_allowed(made: Made) -> tuple[bool, str]:
-    from ops import tables
+    from ops import seen_tables
     from ops.sources import licences
 
     clips, fits = (made.root / "data" / name / made.shard for name in ("raw_videos", "mano_fits"))
     own = clips / "clips.parquet"
-    known = tables.read("clips", own if own.is_file() else clips)
+    known = seen_tables.read("clips", own if own.is_file() else clips)
     names = licences.hand_models_of(fits) if made.stage.name != "raw_videos" else set()
     terms, use = licences.of_tables(known, names), made.config.raw_videos.use
     refused = licences.refusal(terms, use)
@@ -204,9 +204,9 @@ def _spread_small(made: Made) -> tuple[bool, str]:
 
 
 def _metric_scale(made: Made) -> tuple[bool, str]:
-    from ops import tables
+    from ops import seen_tables
 
-    maps = tables.read("point_clouds", made.input("point_clouds") / "point_clouds.parquet").filter(scale="metric")
+    maps = seen_tables.read("point_clouds", made.input("point_clouds") / "point_clouds.parquet").filter(scale="metric")
     scales = _read(made, "calibrations").join(maps.select("clip_id", "frame"), on=["clip_id", "frame"])["scale"]
     if len(scales) < 5:
         return True, f"{len(scales)} metric frames: too few to judge"
@@ -217,19 +217,20 @@ def _metric_scale(made: Made) -> tuple[bool, str]:
 def _second_route(made: Made) -> tuple[bool, str]:
     import polars as pl
 
-    from ops import tables
+    from ops import seen_tables
     from ops.hand3d import verify
-    from ops.sources.manifest import read_clips
+    from ops.sources.artefact_checks import few_clips, kept_clip
+    from ops.sources.manifest import clip_rows
 
-    rows = pl.concat([_read(made, "visual_rows"), _read(made, "held_out_rows")])
+    rows = pl.concat([few_clips(_read(made, file)) for file in ("visual_rows", "held_out_rows")])
     rows = rows.gather_every(max(1, len(rows) // SAMPLE)).head(SAMPLE)
     if not len(rows):
         return True, "no rows"
     used = set(rows["clip_id"])
-    clips = (clip for clip in read_clips(made.input("raw_videos"), made.root) if clip.clip_id in used)
-    fits = tables.read("mano_fits", made.input("mano_fits") / "mano_fits.parquet")
+    clips = (kept_clip(row, made.root) for row in clip_rows(made.input("raw_videos")) if row["clip_id"] in used)
+    fits = seen_tables.read("mano_fits", made.input("mano_fits") / "mano_fits.parquet")
     folder = made.input("calibrated_point_clouds")
-    positions = tables.read("object_positions", folder / "object_positions.parquet")
+    positions = seen_tables.read("object_positions", folder / "object_positions.parquet")
     found = verify.disagreements(rows, verify.truth(clips, fits, positions), made.config.hand3d_visual.gamma)
     return not found, "; ".join(found[:3]) if found else f"{len(rows)} rows recomputed, all agree"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same values in a tenth of the time
 
 
 @dataclass(frozen=True)
@@ -305,7 +306,7 @@ def load(path: Path) -> Config:
         raise ValueError(
             f"no configuration at {path}: run inside a workspace (a folder with params.yaml) or pass --root"
         )
-    loaded = build(Config, yaml.safe_load(path.read_text(encoding="utf-8")) or {}, path.name)
+    loaded = build(Config, yaml.load(path.read_text(encoding="utf-8"), PARSER) or {}, path.name)
     for shard in loaded.shards:
         if not SHARD_NAME.fullmatch(shard):
             raise ValueError(

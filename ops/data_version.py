@@ -52,7 +52,8 @@ def prepare(root: Path) -> None:
     if not (root / ".dvcignore").is_file():
         write_file(root / ".dvcignore", IGNORE.encode())
     local = root / ".dvc" / "config.local"
-    if not _has_git(root) and "no_scm" not in (local.read_text(encoding="utf-8") if local.is_file() else ""):
+    said = "no_scm" in (local.read_text(encoding="utf-8") if local.is_file() else "")
+    if not said and not _has_git(root):  # asking git is a process
         _add_no_scm(local)
     weights = os.environ.get("HAND3D_WEIGHTS")
     if weights and not (root / "data" / "weights").exists():

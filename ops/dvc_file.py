@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from dataclasses import MISSING, asdict, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import get_type_hints
 
@@ -27,8 +28,15 @@ HEADER = "# Rendered from ops/stages.py by `hand3d dvc-yaml`: change it there. O
 def render(root: Path, stages: tuple[Stage, ...] = STAGES) -> str:
     """Text of dvc.yaml for a workspace. Raises FileNotFoundError when params.yaml is missing."""
     root = root.resolve()
-    sections = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")) or {}
-    rendered = {stage.name: _stage(stage, root, sections) for stage in stages}
+    code = tuple(tuple(code_files(stage)) for stage in stages)
+    return _rendered(root, (root / "params.yaml").read_text(encoding="utf-8"), stages, code)
+
+
+@lru_cache(maxsize=4)
+def _rendered(root: Path, params: str, stages: tuple[Stage, ...], code: tuple[tuple[Path, ...], ...]) -> str:
+    """Kept for all it depends on: every materialisation asks, and nearly always nothing has changed."""
+    sections = yaml.safe_load(params) or {}
+    rendered = {stage.name: _stage(stage, root, sections, files) for stage, files in zip(stages, code, strict=True)}
     metrics = [f"data/{stage.name}/report.json" for stage in stages if stage.name in MEASURED]
     # block style and no line folding: DVC cannot read templates in flow style
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same bytes in a tenth of the time
@@ -52,18 +60,18 @@ def parameters(stage: Stage, config: Config) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _stage(stage: Stage, root: Path, sections: dict) -> dict:
+def _stage(stage: Stage, root: Path, sections: dict, code: tuple[Path, ...]) -> dict:
     if stage.partitioned:
-        body = _body(stage, root, sections, f"hand3d run {stage.name} --shard ${{key}}", "/${key}")
+        body = _body(stage, root, sections, code, f"hand3d run {stage.name} --shard ${{key}}", "/${key}")
         return {"foreach": "${shards}", "do": body}
-    return _body(stage, root, sections, f"hand3d run {stage.name}", "")
+    return _body(stage, root, sections, code, f"hand3d run {stage.name}", "")
 
 
-def _body(stage: Stage, root: Path, sections: dict, command: str, suffix: str) -> dict:
+def _body(stage: Stage, root: Path, sections: dict, code: tuple[Path, ...], command: str, suffix: str) -> dict:
     deps = ["${item.root}"] if not stage.reads and stage.partitioned else []
     deps += [f"data/{name}{suffix if BY_NAME[name].partitioned else ''}" for name in stage.reads]
     deps += stage.files
-    deps += [_code_path(path, root) for path in code_files(stage)]
+    deps += [_code_path(path, root) for path in code]
     # persist: DVC would delete the old output before the run; ours is replaced whole when the new one stands
     out = {f"data/{stage.name}{suffix}": {"persist": True}}
     return {"cmd": command, "deps": deps, "params": _params(stage, root, sections), "outs": [out]}

@@ -6,8 +6,9 @@ it is asked for, and a commit puts its own stage's text in the old one's place. 
 serializer, so that the file has the bytes that DVC would have written.
 """
 
+import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,6 +93,40 @@ def replaced(text: str, new: Mapping[str, str]) -> str:
     return head + "".join((blocks | dict(new)).values()) + tail
 
 
+def block(name: str, data: Mapping[str, Any]) -> str:
+    """A stage's text as DVC writes it. Its dependencies, mostly code that many stages share, are written once each."""
+    from dvc.utils.serialize import dumps_yaml
+
+    begin = dumps_yaml({"stages": {name: {key: data[key] for key in list(data)[:1]}}})
+    whole = dumps_yaml({"stages": {name: {key: value for key, value in data.items() if key != "deps"}}})
+    if list(data)[:2] != ["cmd", "deps"] or not data["deps"] or not whole.startswith(begin):
+        return dumps_yaml({"stages": {name: data}}).removeprefix(STAGES)
+    deps = "".join(_dependency(tuple(dep.items())) for dep in data["deps"])
+    return begin.removeprefix(STAGES) + "    deps:\n" + deps + whole.removeprefix(begin)
+
+
+@lru_cache(maxsize=4096)
+def _dependency(items: tuple[tuple[str, Any], ...]) -> str:
+    """Text of a dependency (path, hash, size) where it stands in a stage: lines are folded by their indentation."""
+    from dvc.utils.serialize import dumps_yaml
+
+    return dumps_yaml({"stages": {"x": {"deps": [dict(items)]}}}).removeprefix(f"{STAGES}  x:\n    deps:\n")
+
+
+def _remembering(parse: Callable[[str, str], Any]) -> Callable[..., Any]:
+    """A loader of DVC's that parses equal bytes once: four times a commit it asks for params.yaml and the defaults."""
+    from dvc.utils.serialize._common import _load_data
+
+    @lru_cache(maxsize=8)
+    def known(text: str, path: str) -> bytes:
+        return pickle.dumps(parse(text, path))  # whoever asks may change what it gets
+
+    def load(path: Any, fs: Any = None, **options: Any) -> Any:
+        return _load_data(path, parser=lambda text, path: pickle.loads(known(text, path)), fs=fs, **options)
+
+    return load
+
+
 @cache
 def install() -> None:
     """Let DVC in this process read and write its lock file so, and read dvc.yaml by the parser in C. Holds for
@@ -99,7 +134,9 @@ def install() -> None:
     from dvc.dvcfile import Lockfile, ProjectFile
     from dvc.exceptions import DvcException
     from dvc.stage import serialize
-    from dvc.utils.serialize import dumps_yaml
+    from dvc.utils.serialize import LOADERS, parse_py, parse_yaml
+
+    LOADERS |= {".yaml": _remembering(parse_yaml), ".py": _remembering(parse_py)}
 
     def load(self, **_: Any) -> tuple[dict[str, Any], str]:
         if not self.exists():
@@ -115,9 +152,7 @@ def install() -> None:
         path = Path(self.path)
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         entries = [serialize.to_lockfile(stage, **options) for stage in changed]
-        new = {
-            name: dumps_yaml({"stages": {name: data}}).removeprefix(STAGES) for e in entries for name, data in e.items()
-        }
+        new = {name: block(name, data) for entry in entries for name, data in entry.items()}
         after = replaced(text, new)
         if after != text:
             write_file(path, after.encode())
@@ -125,11 +160,15 @@ def install() -> None:
 
     loaded_by_dvc = ProjectFile._load_yaml
 
+    @lru_cache(maxsize=2)
+    def validated(text: str, name: str) -> bytes:
+        return pickle.dumps(ProjectFile.validate(parsed(text), name))
+
     def load_yaml(self, **options: Any) -> tuple[dict[str, Any], str]:
         with self.repo.fs.open(self.path, encoding="utf-8") as file:
             text = file.read()
         try:
-            return self.validate(parsed(text), self.relpath), text
+            return pickle.loads(validated(text, self.relpath)), text
         except (yaml.YAMLError, DvcException):
             return loaded_by_dvc(self, **options)  # which says what is wrong and where
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ops import tables
+from ops import seen_tables
 from ops.sources import acceptance
 from ops.sources.acceptance import Hand, Measured
 from ops.sources.base import Clip
-from ops.sources.manifest import read_clip
+from ops.sources.manifest import files_of, read_clip, reader
 from ops.sources.survey import spread
 
 NUM_CLIPS = 12
+KEPT_FRAMES = 1000  # of a clip that is kept: its labels are a megabyte then
 TRACKED = ("mediapipe",)  # measured in the image by us: the tracker's own limits judge it
 
 
@@ -36,8 +37,8 @@ def of_fits(root: Path, raw_videos: Path, mano_fits: Path) -> dict[str, Measured
 @lru_cache(maxsize=8)
 def _of_clips(root: Path, path: Path, _version: int, use: str) -> tuple[Measured, ...]:
     found = []
-    for row in spread(list(tables.read("clips", path).iter_rows(named=True)), NUM_CLIPS):
-        clip = read_clip(row, root)
+    for row in spread(list(seen_tables.read("clips", path).iter_rows(named=True)), NUM_CLIPS):
+        clip = kept_clip(row, root)
         found += [
             acceptance.camera_direction(clip, _wrists(clip)),
             acceptance.frame_counts(clip),
@@ -48,12 +49,16 @@ def _of_clips(root: Path, path: Path, _version: int, use: str) -> tuple[Measured
 
 @lru_cache(maxsize=8)
 def _of_fits(root: Path, clips: Path, path: Path, _version: int) -> tuple[Measured, ...]:
-    known = {row["clip_id"]: row for row in tables.read("clips", clips).iter_rows(named=True)}
+    known = {row["clip_id"]: row for row in seen_tables.read("clips", clips).iter_rows(named=True)}
     labelled = pl.scan_parquet(path).filter(~pl.col("route").is_in(TRACKED))
     names = labelled.select("clip_id").unique().sort("clip_id").collect()["clip_id"].to_list()
+    looked_at = labelled.filter(
+        pl.col("clip_id").is_in(spread(names, NUM_CLIPS))
+    )  # the file is read once for all clips
+    columns = looked_at.select("clip_id", "side", "frame", "joints_cam", "tau").collect()
     found = []
-    for name in spread(names, NUM_CLIPS):
-        clip, rows = read_clip(known[name], root), labelled.filter(clip_id=name).collect()
+    for (name,), rows in sorted(columns.partition_by("clip_id", as_dict=True).items()):
+        clip = kept_clip(known[name], root)
         hands = [_hand(side, rows.filter(side=side)) for side in rows["side"].unique(maintain_order=True)]
         found += [
             acceptance.hand_size(clip, hands),
@@ -63,6 +68,31 @@ def _of_fits(root: Path, clips: Path, path: Path, _version: int) -> tuple[Measur
             acceptance.depth_scale(clip, hands),
         ]
     return tuple(acceptance.judge(found))
+
+
+def few_clips(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of NUM_CLIPS clips, spread over the table."""
+    return rows.filter(
+        pl.col("clip_id").is_in(spread(rows["clip_id"].unique(maintain_order=True).to_list(), NUM_CLIPS))
+    )
+
+
+def kept_clip(row: dict, root: Path) -> Clip:
+    """`read_clip`, remembered while the row and the sizes and times of its files stay: the checks of several stages of a
+    shard look at the same few clips."""
+    if row["num_frames"] > KEPT_FRAMES:
+        return read_clip(row, root)
+    video = (root / row["video"]).absolute()
+    files = [*files_of(video), *reader(row["kind"]).side_files(video)]
+    if not all(file.is_file() for file in files):
+        return read_clip(row, root)  # which says what is missing
+    stamp = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    return _kept_clip(tuple(row.items()), root, stamp)
+
+
+@lru_cache(maxsize=NUM_CLIPS)
+def _kept_clip(row: tuple, root: Path, _files: tuple) -> Clip:
+    return read_clip(dict(row), root)
 
 
 def _hand(side: str, rows: pl.DataFrame) -> Hand:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ops import data_version, dvc_lock
+from ops import data_version, dvc_file, dvc_lock
+from ops.stages import STAGES
 from tests.assets import fakes
 
 TRICKY = {
@@ -41,6 +42,54 @@ def test_values_are_those_of_dvcs_own_parser():
     assert list(found) == names
     assert found["on"]["params"]["params.yaml"] == TRICKY["params"]["params.yaml"]
     assert dvc_lock.split(text)[2] == "datasets: []\n"
+
+
+def test_a_stages_text_is_dvcs_own_though_its_dependencies_are_written_once():
+    from dvc.utils.serialize import dumps_yaml
+
+    paths = ["ops/x.py", "data/a b: c/" + "long name " * 12, "1e5", "on"]
+    hashes = ["0a" * 16, "1" * 32, "1e" + "0" * 30, "5" * 32]
+    deps = [{"path": p, "hash": "md5", "md5": m, "size": 1} for p, m in zip(paths, hashes, strict=True)]
+    for entry in ({"cmd": TRICKY["cmd"], "deps": [*deps, dict(deps[0])], **TRICKY}, TRICKY, {"cmd": "x", "deps": []}):
+        for name in ("mano_fits@one", "on", "a stage: odd"):
+            expected = dumps_yaml({"stages": {name: entry}}).removeprefix(dvc_lock.STAGES)
+            assert dvc_lock.block(name, entry) == expected
+            assert dvc_lock.block(name, entry) == expected, "the second time from memory"
+
+
+def test_parameters_that_change_are_seen_though_equal_bytes_are_parsed_once(tmp_path, monkeypatch):
+    from dvc.utils.serialize import load_path
+
+    root = fakes.ready(tmp_path, monkeypatch)
+    fakes.write(root / "data" / "mano_fits" / "one" / "table.parquet", "hands")
+    fakes.write(root / "data" / "raw_videos" / "one" / "table.parquet", "clips")
+    data_version.commit(root, "mano_fits", "one")
+    assert data_version.stale(root, ["mano_fits@one"]) == {}
+    params = (root / "params.yaml").read_text(encoding="utf-8")
+    fakes.write(root / "params.yaml", params.replace("0.3", "0.4"))
+    assert "changed in params.yaml" in data_version.stale(root, ["mano_fits@one"])["mano_fits@one"]
+    data_version.commit(root, "mano_fits", "one")
+    recorded = data_version.recorded(root)["mano_fits@one"]["params"]["params.yaml"]
+    assert recorded["mano_fits"] == {"min_detection_confidence": 0.4}
+    fakes.write(root / "params.yaml", params)
+    assert data_version.stale(root, ["mano_fits@one"])
+    with data_version._repo(root) as repo:
+        load_path(str(root / "params.yaml"), repo.fs)["mano_fits"]["min_detection_confidence"] = 0.9
+        assert load_path(str(root / "params.yaml"), repo.fs)["mano_fits"]["min_detection_confidence"] == 0.3
+
+
+def test_dvc_yaml_follows_parameters_and_code(tmp_path, monkeypatch):
+    """Its rendering is kept, for all that it depends on."""
+    root = fakes.ready(tmp_path, monkeypatch)
+    before = dvc_file.render(root)
+    assert dvc_file.render(root) == before
+    fakes.write(
+        root / "params.yaml", (root / "params.yaml").read_text(encoding="utf-8").replace("mano_fits:", "objects:")
+    )
+    monkeypatch.setattr(dvc_file, "code_files", lambda stage: [root / "code" / "other.py"])
+    after = dvc_file.render(root)
+    assert after.count("code/other.py") == len(STAGES)
+    assert before.count("code/other.py") == 0
 
 
 def test_one_stage_is_replaced_and_nothing_else_touched():
