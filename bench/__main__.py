@@ -43,7 +43,7 @@ def main() -> int:
         for row in rows:
             if row["bench"] == name.removeprefix("bench_"):
                 print(f"  {row['name']}: {row['ours']:.4g} vs {row['peer']:.4g} {row['unit']} = {row['ratio']:.3g}x")
-    _save(rows)
+        _save(rows)  # after each, so that a run that is cut off keeps what it measured
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
