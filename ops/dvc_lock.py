@@ -6,9 +6,9 @@ it is asked for, and a commit puts its own stage's text in the old one's place. 
 serializer, so that the file has the bytes that DVC would have written.
 """
 
-import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -114,15 +114,15 @@ def _dependency(items: tuple[tuple[str, Any], ...]) -> str:
 
 
 def _remembering(parse: Callable[[str, str], Any]) -> Callable[..., Any]:
-    """A loader of DVC's that parses equal bytes once: four times a commit it asks for params.yaml and the defaults."""
+    """A loader of DVC's that parses equal bytes once, and gives a copy, which may be changed: four times a commit it asks for params.yaml and the defaults."""
     from dvc.utils.serialize._common import _load_data
 
     @lru_cache(maxsize=8)
-    def known(text: str, path: str) -> bytes:
-        return pickle.dumps(parse(text, path))  # whoever asks may change what it gets
+    def known(text: str, path: str) -> Any:
+        return parse(text, path)
 
     def load(path: Any, fs: Any = None, **options: Any) -> Any:
-        return _load_data(path, parser=lambda text, path: pickle.loads(known(text, path)), fs=fs, **options)
+        return _load_data(path, parser=lambda text, path: deepcopy(known(text, path)), fs=fs, **options)
 
     return load
 
@@ -161,14 +161,14 @@ def install() -> None:
     loaded_by_dvc = ProjectFile._load_yaml
 
     @lru_cache(maxsize=2)
-    def validated(text: str, name: str) -> bytes:
-        return pickle.dumps(ProjectFile.validate(parsed(text), name))
+    def validated(text: str, name: str) -> dict[str, Any]:
+        return ProjectFile.validate(parsed(text), name)
 
     def load_yaml(self, **options: Any) -> tuple[dict[str, Any], str]:
         with self.repo.fs.open(self.path, encoding="utf-8") as file:
             text = file.read()
         try:
-            return pickle.loads(validated(text, self.relpath)), text
+            return deepcopy(validated(text, self.relpath)), text
         except (yaml.YAMLError, DvcException):
             return loaded_by_dvc(self, **options)  # which says what is wrong and where
 
