@@ -114,7 +114,8 @@ def _dependency(items: tuple[tuple[str, Any], ...]) -> str:
 
 
 def _remembering(parse: Callable[[str, str], Any]) -> Callable[..., Any]:
-    """A loader of DVC's that parses equal bytes once, and gives a copy, which may be changed: four times a commit it asks for params.yaml and the defaults."""
+    """A loader of DVC's that parses equal bytes once, and gives copies, which may be changed: four times a commit it asks
+    for params.yaml and the defaults."""
     from dvc.utils.serialize._common import _load_data
 
     @lru_cache(maxsize=8)

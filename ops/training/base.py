@@ -344,7 +344,6 @@ class Pages:
 def naming_task(pages: Pages, version: str) -> loop.Task:
     """A subject is named, and what the page says of it is said: to look up one of several, without questions, which makes
     sequences short. Learned with questions from the start, it takes more than twice as long."""
-
     places = min(NAMING_PLACES, pages.model.config.tokens_per_frame)
     chat = partial(base_data.naming_ids, tokenizer=pages.tokenizer, num_places=places)
 
