@@ -219,10 +219,10 @@ def _second_route(made: Made) -> tuple[bool, str]:
 
     from ops import seen_tables
     from ops.hand3d import verify
-    from ops.sources.artefact_checks import few_clips, kept_clip
+    from ops.sources.artefact_checks import kept_clip
     from ops.sources.manifest import clip_rows
 
-    rows = pl.concat([few_clips(_read(made, file)) for file in ("visual_rows", "held_out_rows")])
+    rows = pl.concat([_read(made, "visual_rows"), _read(made, "held_out_rows")])
     rows = rows.gather_every(max(1, len(rows) // SAMPLE)).head(SAMPLE)
     if not len(rows):
         return True, "no rows"

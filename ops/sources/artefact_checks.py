@@ -70,13 +70,6 @@ def _of_fits(root: Path, clips: Path, path: Path, _version: int) -> tuple[Measur
     return tuple(acceptance.judge(found))
 
 
-def few_clips(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows of NUM_CLIPS clips, spread over the table."""
-    return rows.filter(
-        pl.col("clip_id").is_in(spread(rows["clip_id"].unique(maintain_order=True).to_list(), NUM_CLIPS))
-    )
-
-
 def kept_clip(row: dict, root: Path) -> Clip:
     """`read_clip`, remembered while the row and the sizes and times of its files stay: the checks of several stages of a
     shard look at the same few clips."""

@@ -1,4 +1,5 @@
-"""The training loop of every stage: AdamW (Muon beside it where asked for), warm-up and cosine, clipping, resume at the exact step, curves.
+"""The training loop of every stage: AdamW (Muon beside it where asked for), warm-up and cosine, clipping, resume at the
+exact step, curves.
 
 What is random follows from (seed, step) alone: the order of the data, dropout, the noise of flow matching. So a step
 needs no remembered generator state, and a run that was killed and resumed ends with the losses of one that was not.
@@ -118,17 +119,15 @@ def train(
 
 def optimizers_of(trained: Mapping[str, Tensor], config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for everything; with muon_lr Muon for the weight matrices, but those that are tables of embeddings."""
-    groups: list[dict[str, Tensor]] = [dict(trained), {}]
-    if config.muon_lr is not None:
-        groups[1] = {name: p for name, p in trained.items() if p.ndim == 2 and EMBEDDINGS not in name}
-        groups[0] = {name: p for name, p in trained.items() if name not in groups[1]}
+    by_muon = [
+        name for name, p in trained.items() if config.muon_lr is not None and p.ndim == 2 and EMBEDDINGS not in name
+    ]
+    matrices, others = ([p for name, p in trained.items() if (name in by_muon) == chosen] for chosen in (True, False))
     found: list[torch.optim.Optimizer] = []
-    if groups[0]:
-        found.append(
-            torch.optim.AdamW(groups[0].values(), lr=config.lr, betas=BETAS, eps=EPS, weight_decay=config.weight_decay)
-        )
-    if groups[1]:
-        found.append(torch.optim.Muon(groups[1].values(), lr=config.muon_lr, weight_decay=config.weight_decay))
+    if others:
+        found.append(torch.optim.AdamW(others, lr=config.lr, betas=BETAS, eps=EPS, weight_decay=config.weight_decay))
+    if matrices:
+        found.append(torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay))
     for group in (group for optimizer in found for group in optimizer.param_groups):
         group["initial_lr"] = group["lr"]
     return found

@@ -39,15 +39,6 @@ def test_large_table_is_not_kept(tmp_path, monkeypatch):
     assert seen_tables.read("trials", path) is not seen_tables.read("trials", path)
 
 
-def test_few_clips_are_spread_over_the_table():
-    names = [f"clip-{n:03d}" for n in range(100) for _ in range(3)]
-    rows = tables.frame("object_positions", [fakes.valid_row("object_positions") | {"clip_id": name} for name in names])
-    few = artefact_checks.few_clips(rows)["clip_id"].unique().sort().to_list()
-    assert len(few) == artefact_checks.NUM_CLIPS
-    assert (few[0], few[-1]) == ("clip-000", "clip-099")
-    assert len(artefact_checks.few_clips(rows.head(6))) == 6
-
-
 @pytest.mark.weights
 def test_clip_is_read_once_and_again_when_a_file_of_it_changes(tmp_path, tiny_clips):
     shard = "synthetic-00"

@@ -177,9 +177,7 @@ def test_drawn_answers_have_the_grammar_and_nothing_of_the_row(scenes):
     assert pairs == base_data.drawn_answers(many, seed=0)
 
 
-SAID = parsing.parse(
-    "Touching: no. The red ball is right and down, 0.23 m."
-)  # "right hand", "tilting up": no directions
+SAID = parsing.parse("Touching: no. The red ball is right and down, 0.23 m.")
 TURNED = parsing.parse("The camera rotates 5 degrees turning left and tilting up; it moves forward, 0.04 m.")
 STILL = parsing.parse("It is at the same place, 0.00 m.")
 
