@@ -1,5 +1,7 @@
 """One list of stages, three graphs: ops/stages.py == dvc.yaml == Dagster's assets."""
 
+import ast
+import re
 from pathlib import Path
 
 import dagster as dg
@@ -9,7 +11,7 @@ import yaml
 from dagster_project import definitions
 from ops import checks, config, dvc_file
 from ops.__main__ import ABOUT
-from ops.code_version import PLUMBING, code_files, code_version
+from ops.code_version import PLUMBING, code_files, code_version, imported
 from ops.stages import BY_NAME, STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +85,46 @@ def test_code_files_follow_imports_in_functions_and_names_in_strings():
     names = {path.name for path in code_files(BY_NAME["raw_videos"])}
     assert {"manifest.py", "folder.py", "synthetic.py", "video.py", "camera.py"} <= names
     assert not {module.split(".")[1] + ".py" for module in PLUMBING} & names
+
+
+def test_imports_are_those_that_the_parser_finds():
+    for path in (ROOT / "ops").glob("**/*.py"):
+        assert set(imported(path)) == parsed_imports(path.read_text(encoding="utf-8")), path
+
+
+LAYOUTS = """
+import os, ops.b as c
+import ops.d.e  # import ops.no
+from ops import f, g as h
+def inner():
+    from ops.i import (
+        j,  # k (no) l)
+        m as n,
+    )
+    from ops.o import \\
+        p
+READERS = {"a": "ops.q.r", "b": 'ops.s:run', "c": "see ops.t"}
+"""
+
+
+def test_imports_are_found_however_they_are_laid_out(tmp_path):
+    (tmp_path / "a.py").write_text(LAYOUTS)
+    found = set(imported(tmp_path / "a.py"))
+    assert found == parsed_imports(LAYOUTS)
+    assert {"ops.b", "ops.g", "ops.i.m", "ops.o.p", "ops.s", "ops.q.r"} <= found
+
+
+def parsed_imports(text: str) -> set[str]:
+    """The second route: Python's own parser."""
+    names = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"ops(\.\w+)+(:\w+)?", str(node.value)):
+            names.add(node.value.split(":")[0])
+    return {name for name in names if name.startswith("ops.")}
 
 
 def test_code_version_changes_with_a_file_that_is_used(tmp_path, monkeypatch):
