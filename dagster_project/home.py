@@ -16,4 +16,5 @@ def prepare(root: Path) -> Path:
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ["HAND3D_ROOT"] = str(root)
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "100")  # a run's planned events are written together
     return home
