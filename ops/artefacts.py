@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ops import checks, data_version, lineage_record, turns
+from ops import checks, data_version, turns
 from ops.config import Config
 from ops.pipeline import output, run_stage
 from ops.stages import BY_NAME
@@ -115,6 +115,8 @@ def _judged(
     root: Path, config: Config, name: str, shard: str, report: Report, seconds: float, record: bool
 ) -> Artefact:
     if record and name == "champion":  # here, and not in the stage: wherever that ran, dvc.lock and the cache are here
+        from ops import lineage_record  # polars takes 0.1 s, which definitions do not need
+
         report = lineage_record.register(root, output(root, name), report)
     made = checks.Made(root, config, BY_NAME[name], shard, report)
     findings = tuple(checks.evaluate(made))

@@ -14,11 +14,12 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import polars as pl
-
-from ops import tables
 from ops.rejects import Reject
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass
@@ -48,12 +49,16 @@ class Report:
 
 def write_rejects(folder: Path, rejects: list[Reject], report: Report) -> None:
     """Keep every reject as a row and count it by reason."""
+    from ops import tables  # polars and pandera take half a second, which definitions do not need
+
     tables.write("rejects", tables.frame("rejects", [reject.row() for reject in rejects]), folder / "rejects.parquet")
     report.rejects = dict(sorted(Counter(str(reject.reason) for reject in rejects).items()))
 
 
-def write_reject_table(folder: Path, rejects: pl.DataFrame, report: Report) -> None:
+def write_reject_table(folder: Path, rejects: "pl.DataFrame", report: Report) -> None:
     """`write_rejects` for rejects that are a table already."""
+    from ops import tables
+
     tables.write("rejects", rejects, folder / "rejects.parquet")
     report.rejects = dict(rejects.group_by("reason").len().sort("reason").iter_rows())
 
