@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 import yaml
 
@@ -80,6 +81,8 @@ def test_killed_run_worker_and_killed_daemon(root, daemon):
     begun = {shard: root / f"begun-{shard}.txt" for shard in ("one", "two")}
     for shard, path in begun.items():
         wait(f"the run of {shard}", lambda path=path: path.is_file() and path.read_text())
+        begins = psutil.Process(int(path.read_text())).parent().cmdline()
+        assert "forkserver" in " ".join(begins), "a run begins as a fork (dagster_project/run_start.py)"
     with dg.DagsterInstance.from_config(str(root / ".dagster")) as instance:
 
         def status(shard):
