@@ -1,45 +1,48 @@
-"""What Dagster, the checks and DVC add to a shard's work: CPU seconds a Dagster run, what of it grows with the shard, and
-the share of the work, beside the limit of 3 %.
+"""What orchestration adds to a shard's work: CPU seconds a run, what of it grows with the shard, and its share, beside the
+limit of 3 %.
 
-Work is what passes in the stages' own functions, inside the run; everything else of the run is added. Each size is a
-fresh shard of rendered clips, so that nothing is known of its files beforehand, the mean of two; a small one before warms
-the process. One unit is a stage alone in a run, the other a whole shard, all its stages in one run, as the demo makes it.
-CPU time of this process and its children.
+A run is a process of its own, as Dagster's launchers start it. Work is what passes in the stages' own functions and their
+checks, which a script without Dagster and DVC would do as well; all else is added: imports, definitions, Dagster's run,
+steps and events, DVC's commits. Each size is a fresh shard of rendered clips, so that nothing is known of its files
+beforehand, the mean of two. One unit is a stage alone in a run, the other a whole shard, all its stages in one run.
 """
 
 import contextlib
-import gc
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import yaml
 
+from bench import orchestrated_run
+
 REPOSITORY = Path(__file__).parent.parent
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 LIMIT = 0.03
 CLIPS = (2, 12, 36)
 """Clips of the shards. The checks that open clips look at 12 (ops.sources.artefact_checks.NUM_CLIPS): what grows with a
 large shard is seen between the last two."""
 REPEATS = 2
-ALONE = ("raw_videos", "mano_fits")
+ALONE = "raw_videos"  # as the watch over sources asks for it
 WARM, TRACKED = "warm", "pianist"
 
 
 @dataclass(frozen=True)
 class Spent:
-    """CPU seconds of a Dagster run: in the stages' own functions, and beside them."""
+    """CPU seconds of a run: in the stages' own functions, in their checks, and beside them."""
 
-    work_s: float
+    stages_s: float
+    checks_s: float
     added_s: float
+
+    @property
+    def work_s(self) -> float:
+        return self.stages_s + self.checks_s
 
     @property
     def share(self) -> float:
@@ -85,77 +88,43 @@ def copy_clips(clips: Sequence[Path], folder: Path, num: int) -> None:
 
 def measured(root: Path) -> dict[str, dict[str, Spent]]:
     """Unit -> what of -> spent. A stage alone in a run, its inputs made before; all stages of a shard in one run."""
-    import dagster as dg
-
     from dagster_project import home
-    from dagster_project.definitions import build
     from dagster_project.jobs import PER_SHARD
     from ops import data_version
 
     data_version.prepare(root)
     os.environ.pop("DAGSTER_HOME", None)
     home.prepare(root)
-    job = build(root).resolve_job_def("label_shard")
-    with dg.DagsterInstance.get() as instance:
 
-        def spent(shard: str, stages: Sequence[str]) -> Spent:
-            keys = [dg.AssetKey(stage) for stage in stages]
-            gc.collect()  # or garbage of the run before is counted
-            with worked() as work:
-                start = cpu_s()
-                done = job.execute_in_process(
-                    instance=instance, partition_key=shard, asset_selection=keys, run_config=QUIET
-                )
-                all_s = cpu_s() - start
-            if not done.success:
-                raise RuntimeError(f"{', '.join(stages)} of {shard} failed")
-            return Spent(sum(work), all_s - sum(work))
+    def of_clips(unit: str, num: int, stages: Sequence[str]) -> Spent:
+        found = [cost(root, shard(unit, num, repeat), stages) for repeat in range(REPEATS)]
+        return Spent(
+            *(statistics.mean(getattr(one, part) for one in found) for part in ("stages_s", "checks_s", "added_s"))
+        )
 
-        def of_clips(unit: str, num: int, stages: Sequence[str]) -> Spent:
-            return mean([spent(shard(unit, num, repeat), stages) for repeat in range(REPEATS)])
-
-        for _ in range(2):  # imports, then what the first run alone does
-            spent(WARM, PER_SHARD)
-        units = {
-            f"{stage} alone in a run": {f"{num} clips": of_clips("alone", num, [stage]) for num in CLIPS}
-            for stage in ALONE
-        }
-        whole = {f"{num} clips": of_clips("whole", num, PER_SHARD) for num in CLIPS}
-        whole |= {"one tracked video": spent(TRACKED, PER_SHARD)}
-    return units | {"whole shard in one run": whole}
+    for _ in range(2):  # the files that the first run makes, and numba's kernels
+        cost(root, WARM, PER_SHARD)
+    alone = {f"{num} clips": of_clips("alone", num, [ALONE]) for num in CLIPS}
+    whole = {f"{num} clips": of_clips("whole", num, PER_SHARD) for num in CLIPS}
+    whole |= {"one tracked video": cost(root, TRACKED, PER_SHARD)}
+    return {f"{ALONE} alone in a run": alone, "whole shard in one run": whole}
 
 
-def mean(found: Sequence[Spent]) -> Spent:
-    return Spent(statistics.mean(one.work_s for one in found), statistics.mean(one.added_s for one in found))
-
-
-@contextlib.contextmanager
-def worked() -> Iterator[list[float]]:
-    """Yields a list to which each stage's function that runs in the block adds its CPU seconds."""
-    from ops import artefacts
-
-    work: list[float] = []
-    run_stage = artefacts.run_stage
-
-    def timed(*arguments):
-        start = cpu_s()
-        report = run_stage(*arguments)
-        work.append(cpu_s() - start)
-        return report
-
-    with patch.object(artefacts, "run_stage", timed):
-        yield work
-
-
-def cpu_s() -> float:
-    """Of this process, exactly, and of the children it waited for, to 10 ms."""
-    return time.process_time() + sum(os.times()[2:4])
+def cost(root: Path, shard: str, stages: Sequence[str]) -> Spent:
+    """Of one run, in the workspace."""
+    with contextlib.chdir(root):
+        found = orchestrated_run.spent(shard, ",".join(stages))
+    return Spent(found["stages_s"], found["checks_s"], found["total_s"] - found["stages_s"] - found["checks_s"])
 
 
 def described(what: str, spent: dict[str, Spent]) -> list[dict[str, object]]:
     """Shares at each size, then the fixed part and what grows, from the last two sizes of clips."""
     rows = [
-        share_row(f"{what}, {of}", one.share, f"{one.added_s:.2f} s beside {one.work_s:.1f} s")
+        share_row(
+            f"{what}, {of}",
+            one.share,
+            f"{one.added_s:.2f} s beside {one.stages_s:.1f} s of stages and {one.checks_s:.1f} s of checks",
+        )
         for of, one in spent.items()
     ]
     small, large = (spent[f"{num} clips"] for num in CLIPS[-2:])
