@@ -113,12 +113,26 @@ def _add_sources(sources: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--fov", type=float, metavar="DEG", help="assumed field of view, as raw_videos.assumed_fov_x_deg"
     )
+    shards = actions.add_parser("shards", help="cut a copy into shards for params.yaml")
+    shards.add_argument("copy", type=Path, metavar="ROOT", help="folder of the copy")
+    shards.add_argument("--kind", required=True, help="reader, as `hand3d sources` lists them")
+    shards.add_argument("--name", help="of the source and its shards (default: the kind)")
+    shards.add_argument("--view", help="which camera (default: the source's ego view)")
+    shards.add_argument(
+        "--clips", type=int, default=50, metavar="N", help="read N clips, spread evenly, for their length (default: 50)"
+    )
+    shards.add_argument(
+        "--most", type=int, default=99, metavar="N", help="at most N shards (default: 99, what all may be)"
+    )
+    shards.add_argument(
+        "--fov", type=float, metavar="DEG", help="assumed field of view, as raw_videos.assumed_fov_x_deg"
+    )
     example = actions.add_parser("example", help="write a source's layout in miniature")
     example.add_argument("kind", help="reader, as `hand3d sources` lists them")
     example.add_argument("out", type=Path, metavar="OUT", help="folder to write into, new or empty")
     docs = actions.add_parser("docs", help="write sources.md and its pictures from the readers")
     docs.add_argument("out", type=Path, metavar="DIR", help="the docs folder")
-    for action in (check, example, docs):
+    for action in (check, shards, example, docs):
         action.add_argument(
             "--root", type=Path, default=argparse.SUPPRESS, help="workspace with the stand-in hand model"
         )
@@ -238,6 +252,16 @@ def _sources(options: argparse.Namespace) -> int:
     shard = ShardConfig(
         options.kind, options.kind, str(options.copy.resolve()), view=options.view, hand_model=hand_model
     )
+    if options.action == "shards":
+        from dataclasses import replace
+
+        from ops.sources import shards
+
+        name = options.name or options.kind
+        shard = replace(shard, source=name)
+        found = shards.cut(shard, RawVideosConfig(options.fov), options.clips, options.most)
+        print("\n".join(shards.lines(found, shard, name)))
+        return 0
     config = RawVideosConfig(options.fov, use=options.use)
     found = survey.survey(shard, config, standin if standin.is_dir() else None, None if options.all else options.clips)
     print("\n".join(survey.lines(found, config)))

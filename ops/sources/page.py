@@ -47,7 +47,9 @@ checks on every shard.
 | frame_counts | images against labels; first, middle and last frame decode | any difference |
 | licence | the clip's terms against the declared use | forbidden |
 
-A shard takes one of these sources, whole or in part; partitions are the shards, so a big source is cut into several by `include`:
+A shard takes one of these sources, whole or in part; partitions are the shards, so a big source is cut into several by `include`.
+`hand3d sources shards /data/h2o --kind h2o` writes them: a person's folder whole where it can be, each with at least two minutes
+of work, so that orchestration stays small beside it (operations.md), at most 99:
 
 ```yaml
 raw_videos: {use: research}              # or commercial, redistribution, commercial redistribution: licences are checked
