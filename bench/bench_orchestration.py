@@ -1,10 +1,10 @@
 """What orchestration adds to a shard's work: CPU seconds a run, what of it grows with the shard, and its share, beside the
 limit of 3 %.
 
-A run is a process of its own, as Dagster's launchers start it. Work is what passes in the stages' own functions and their
+A run is a process of its own, begun as a code server begins it. Work is what passes in the stages' own functions and their
 checks, which a script without Dagster and DVC would do as well; all else is added: imports, definitions, Dagster's run,
 steps and events, DVC's commits. Each size is a fresh shard of rendered clips, so that nothing is known of its files
-beforehand, the mean of two. One unit is a stage alone in a run, the other a whole shard, all its stages in one run.
+beforehand, small ones the mean of two.
 """
 
 import contextlib
@@ -15,23 +15,29 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import yaml
 
 from bench import orchestrated_run
+from ops.stages import STAGES
 
 REPOSITORY = Path(__file__).parent.parent
 LIMIT = 0.03
-CLIPS = (2, 12, 144)
+CLIPS = (2, 12, 288)
 """Clips of the shards. The checks that open clips look at 12 (ops.sources.artefact_checks.NUM_CLIPS): what grows with a
 large shard is seen between the last two."""
+REPEATS = 2
+"""Of shards up to FEW clips; a larger one's work is long enough by itself."""
+FEW = 100
 TRACKED = (1, 3)
 """Of the demo's tracked video, 97 s long, so many under different names."""
-REPEATS = 2
-ALONE = "raw_videos"  # as the watch over sources asks for it
 WARM, VIDEO = "warm", "pianist"
+PER_SHARD = [stage.name for stage in STAGES if stage.partitioned]
+WHOLE = "one run a shard"
+UNITS = {WHOLE: [PER_SHARD], "two runs a shard": [PER_SHARD[:1], PER_SHARD[1:]]}
+"""Runs with their stages: the job label_shard; and what the sensors ask for, raw_videos first and the rest if it differs."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def workspace(root: Path) -> Path:
     if not clips or not (given / "data" / "raw" / VIDEO).is_dir():
         raise FileNotFoundError(f"{given / 'data' / 'raw'} holds no clips: run `hand3d bootstrap`")
     shards: dict[str, dict[str, str]] = {}
-    fresh = {shard(unit, num, k): num for unit in ("alone", "whole") for num in CLIPS for k in range(REPEATS)}
+    fresh = {shard(unit, num, k): num for unit in UNITS for num in CLIPS for k in range(repeats(num))}
     for name, num in ({WARM: 1} | fresh).items():
         copy_clips(clips, root / "data" / "raw" / name, num)
         shards[name] = {"source": name, "kind": "synthetic", "root": f"data/raw/{name}"}
@@ -80,7 +86,11 @@ def workspace(root: Path) -> Path:
 
 
 def shard(unit: str, num: int, repeat: int) -> str:
-    return f"{unit}-{num:02d}-{repeat}"
+    return f"{unit.split()[0]}-{num}-{repeat}"
+
+
+def repeats(num: int) -> int:
+    return REPEATS if num <= FEW else 1
 
 
 def tracked(num: int) -> str:
@@ -104,27 +114,32 @@ def copy_clips(clips: Sequence[Path], folder: Path, num: int) -> None:
 
 
 def measured(root: Path) -> dict[str, dict[str, Spent]]:
-    """Unit -> what of -> spent. A stage alone in a run, its inputs made before; all stages of a shard in one run."""
+    """Unit -> what of -> spent."""
     from dagster_project import home
-    from dagster_project.jobs import PER_SHARD
     from ops import data_version
 
     data_version.prepare(root)
     os.environ.pop("DAGSTER_HOME", None)
     home.prepare(root)
-
-    def of_clips(unit: str, num: int, stages: Sequence[str]) -> Spent:
-        found = [cost(root, shard(unit, num, repeat), stages) for repeat in range(REPEATS)]
-        return Spent(
-            *(statistics.mean(getattr(one, part) for one in found) for part in ("stages_s", "checks_s", "added_s"))
-        )
-
     for _ in range(2):  # the files that the first run makes, and numba's kernels
-        cost(root, WARM, PER_SHARD)
-    alone = {f"{num} clips": of_clips("alone", num, [ALONE]) for num in CLIPS}
-    whole = {f"{num} clips": of_clips("whole", num, PER_SHARD) for num in CLIPS}
-    whole |= {f"{num} tracked videos": cost(root, tracked(num), PER_SHARD) for num in TRACKED}
-    return {f"{ALONE} alone in a run": alone, "whole shard in one run": whole}
+        cost(root, WARM, UNITS[WHOLE][0])
+    found = {
+        unit: {
+            f"{num} clips": mean([costs(root, shard(unit, num, k), runs) for k in range(repeats(num))]) for num in CLIPS
+        }
+        for unit, runs in UNITS.items()
+    }
+    found[WHOLE] |= {f"{num} tracked videos": costs(root, tracked(num), UNITS[WHOLE]) for num in TRACKED}
+    return found
+
+
+def mean(found: Sequence[Spent]) -> Spent:
+    return Spent(*map(statistics.mean, zip(*map(astuple, found), strict=True)))
+
+
+def costs(root: Path, shard: str, runs: Sequence[Sequence[str]]) -> Spent:
+    """Of several runs, one after the other."""
+    return Spent(*map(sum, zip(*(astuple(cost(root, shard, stages)) for stages in runs), strict=True)))
 
 
 def cost(root: Path, shard: str, stages: Sequence[str]) -> Spent:

@@ -6,6 +6,7 @@ neither is what orchestration adds: imports and definitions, Dagster's run with 
 import json
 import os
 import time
+import warnings
 from collections import Counter
 from multiprocessing.queues import SimpleQueue
 
@@ -50,6 +51,7 @@ def _run(shard: str, stages: str, queue: SimpleQueue) -> None:
     evaluate = checks.evaluate
     artefacts.run_stage = timed("stages_s", artefacts.run_stage)
     checks.evaluate = timed("checks_s", lambda made: list(evaluate(made)))
+    warnings.simplefilter("ignore")  # that Dagster has another command for a person
     command = ["--select", stages, "--partition", shard, "-m", "dagster_project.definitions"]
     asset_materialize_command.main([*command, "--config-json", json.dumps(QUIET)], standalone_mode=False)
     queue.put({**spent, "total_s": cpu_s()})

@@ -48,7 +48,7 @@ checks on every shard.
 | licence | the clip's terms against the declared use | forbidden |
 
 A shard takes one of these sources, whole or in part; partitions are the shards, so a big source is cut into several by `include`.
-`hand3d sources shards /data/h2o --kind h2o` writes them: a person's folder whole where it can be, each with at least two minutes
+`hand3d sources shards /data/h2o --kind h2o` writes them: a person's folder whole where it can be, each with at least three minutes
 of work, so that orchestration stays small beside it (operations.md), at most 99:
 
 ```yaml

@@ -22,8 +22,8 @@ from ops.sources.survey import spread
 LABELLED_S, TRACKED_S = 0.004, 0.05
 """CPU seconds a frame through all stages of a shard, as measured with the demo's rendered clips (448 x 336, labelled)
 and its tracked video (640 x 480), on two cores without a GPU; larger images take longer."""
-LEAST_S = 120.0
-"""Work of the smallest shard: nearly twice what keeps a run's 2 s below 3 %, since the estimate is rough."""
+LEAST_S = 180.0
+"""Work of the smallest shard: somewhat more than keeps what is added below 3 %, since the estimate is rough."""
 EVEN = 16
 """A folder with more than this part of all work is cut up, so that shards can be made side by side."""
 
@@ -123,7 +123,7 @@ def lines(found: Cut, shard: ShardConfig, name: str) -> Iterator[str]:
         f"{found.frames_a_clip:.0f} frames a clip, {found.labelled:.0%} labelled. Work of the smallest shard: about {least.work_s / 60:.1f} min of one core"
     )
     if least.work_s < LEAST_S:
-        yield "# less than 2 min in all: orchestration may be more than 3 % of it, until the folder holds more videos"
+        yield f"# less than {LEAST_S / 60:.0f} min in all: orchestration may be more than 3 % of it, until the folder holds more videos"
     yield "shards:"
     for number, one in enumerate(found.shards):
         key = name if len(found.shards) == 1 else f"{name}-{number:02d}"

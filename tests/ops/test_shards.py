@@ -41,12 +41,12 @@ def test_every_clip_is_in_one_shard(seed):
 
 
 def test_a_person_is_not_divided_without_need():
-    found = shards.packed(PERSON, clip_s=15.0, max_shards=99)
+    found = shards.packed(PERSON, clip_s=20.0, max_shards=99)
     assert [one.include for one in found] == [(f"s{n:02d}",) for n in range(12)]
 
 
 def test_small_folders_are_put_together_and_large_ones_cut_up():
-    together = shards.packed(PERSON, clip_s=3.0, max_shards=99)
+    together = shards.packed(PERSON, clip_s=4.5, max_shards=99)
     assert [len(one.include) for one in together] == [4, 4, 4]
     large = [*PERSON, *(PurePath(f"big/take{k:03d}/video.mp4") for k in range(200))]
     found = shards.packed(large, clip_s=15.0, max_shards=99)
