@@ -255,16 +255,20 @@ def _sources(options: argparse.Namespace) -> int:
     if options.action == "shards":
         from dataclasses import replace
 
+        from ops import config
         from ops.sources import shards
 
         name = options.name or options.kind
         shard = replace(shard, source=name)
-        found = shards.cut(shard, RawVideosConfig(options.fov), options.clips, options.most)
+        params = options.root / "params.yaml"
+        sample_fps = config.load(params).mano_fits.sample_fps if params.is_file() else None
+        found = shards.cut(shard, RawVideosConfig(options.fov), sample_fps, options.clips, options.most)
         print("\n".join(shards.lines(found, shard, name)))
         return 0
-    config = RawVideosConfig(options.fov, use=options.use)
-    found = survey.survey(shard, config, standin if standin.is_dir() else None, None if options.all else options.clips)
-    print("\n".join(survey.lines(found, config)))
+    settings = RawVideosConfig(options.fov, use=options.use)
+    clips = None if options.all else options.clips
+    found = survey.survey(shard, settings, standin if standin.is_dir() else None, clips)
+    print("\n".join(survey.lines(found, settings)))
     return 0 if found.passed else 1
 
 

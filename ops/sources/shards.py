@@ -14,14 +14,15 @@ from pathlib import Path, PurePath
 
 import yaml
 
-from ops.config import RawVideosConfig, ShardConfig
+from ops.config import SHARD_NAME, RawVideosConfig, ShardConfig
 from ops.rejects import ClipError
+from ops.sources.base import Clip
 from ops.sources.manifest import list_videos, reader
 from ops.sources.survey import spread
 
 LABELLED_S, TRACKED_S = 0.004, 0.05
-"""CPU seconds a frame through all stages of a shard, as measured with the demo's rendered clips (448 x 336, labelled)
-and its tracked video (640 x 480), on two cores without a GPU; larger images take longer."""
+"""CPU seconds through all stages of a shard, a frame whose hands are labelled and a frame in which they are tracked. As
+measured with the demo's rendered clips (448 x 336) and its tracked video (640 x 480), without a GPU; larger images take longer."""
 LEAST_S = 180.0
 """Work of the smallest shard: somewhat more than keeps what is added below 3 %, since the estimate is rough."""
 EVEN = 16
@@ -48,35 +49,48 @@ class Cut:
     labelled: float
 
 
-def cut(shard: ShardConfig, config: RawVideosConfig, max_clips: int, max_shards: int) -> Cut:
+def cut(shard: ShardConfig, config: RawVideosConfig, sample_fps: float | None, max_clips: int, max_shards: int) -> Cut:
     """Cut a source whose root is absolute; max_clips are read, spread evenly, to learn how long clips are.
 
-    Raises FileNotFoundError or ValueError where there is nothing to read.
+    sample_fps: as mano_fits.sample_fps. Raises FileNotFoundError or ValueError where there is nothing to read, or the
+    source's name cannot be a shard's.
     """
     if max_clips < 1 or max_shards < 1:
         raise ValueError(f"at least 1 clip to look at and 1 shard, got {max_clips} and {max_shards}")
+    if not SHARD_NAME.fullmatch(shard.source):
+        raise ValueError(f"{shard.source!r} is no name of a shard: letters, digits, '_', '-' and '.' make one")
     videos = list_videos(shard)
     looked = spread(videos, max_clips)
-    read = [size for video in looked if (size := _size(video, shard, config)) is not None]
+    read = [clip for video in looked if (clip := _read(video, shard, config)) is not None]
     if not read:
         raise ValueError(
             f"none of the clips looked at in {shard.root} reads: `hand3d sources check {shard.root} --kind {shard.kind}` "
             "says why"
         )
-    frames = sum(num for num, _ in read) / len(read)
-    labelled = sum(num for num, given in read if given) / max(1, sum(num for num, _ in read))
-    clip_s = frames * (labelled * LABELLED_S + (1 - labelled) * TRACKED_S)
+    frames = sum(clip.num_frames for clip in read)
+    labelled = sum(clip.num_frames for clip in read if _labelled(clip))
+    clip_s = sum(_work_s(clip, sample_fps) for clip in read) / len(read)
     paths = [video.relative_to(shard.root) for video in videos]
-    return Cut(tuple(packed(paths, clip_s, max_shards)), len(looked), len(read), frames, labelled)
+    shards = tuple(packed(paths, clip_s, max_shards))
+    return Cut(shards, len(looked), len(read), frames / len(read), labelled / max(1, frames))
 
 
-def _size(video: Path, shard: ShardConfig, config: RawVideosConfig) -> tuple[int, bool] | None:
-    """(frames, whether its hands are labelled); None where it does not read."""
+def _read(video: Path, shard: ShardConfig, config: RawVideosConfig) -> Clip | None:
+    """None where it does not read, which raw_videos will give a reason for."""
     try:
-        clip = reader(shard.kind).read_clip(video, shard, config)
+        return reader(shard.kind).read_clip(video, shard, config)
     except ClipError:
         return None
-    return clip.num_frames, bool(clip.hands or clip.joints)
+
+
+def _labelled(clip: Clip) -> bool:
+    return bool(clip.hands or clip.joints)
+
+
+def _work_s(clip: Clip, sample_fps: float | None) -> float:
+    if _labelled(clip):
+        return clip.num_frames * LABELLED_S
+    return clip.num_frames * TRACKED_S * min(1.0, (sample_fps or math.inf) / clip.fps)
 
 
 def packed(paths: Sequence[PurePath], clip_s: float, max_shards: int) -> list[Planned]:

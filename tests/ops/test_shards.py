@@ -91,15 +91,30 @@ def test_it_says_when_all_is_too_little(copy, capsys):
 
 @pytest.mark.weights
 def test_frames_and_labels_decide(copy):
-    found = shards.cut(ShardConfig("mine", "egodex", str(copy)), RawVideosConfig(), 50, 99)
+    found = shards.cut(ShardConfig("mine", "egodex", str(copy)), RawVideosConfig(), None, 50, 99)
     assert found.labelled == 1.0
     (one,) = found.shards
     assert one.work_s == pytest.approx(one.num_clips * found.frames_a_clip * shards.LABELLED_S)
 
 
+def test_tracked_frames_are_those_that_mano_fits_looks_at(tiny_clips, monkeypatch):
+    """Without labels, and with every second frame left out."""
+    shard = ShardConfig("x", "synthetic", str(tiny_clips))
+    (clip, *_) = [shards._read(video, shard, RawVideosConfig()) for video in list_videos(shard)]
+    monkeypatch.setattr(shards, "_labelled", lambda clip: False)
+    found = [shards.cut(shard, RawVideosConfig(), fps, 50, 99).shards[0].work_s for fps in (None, clip.fps / 2, 1e6)]
+    assert found[1] == pytest.approx(found[0] / 2)
+    assert found[2] == found[0]
+
+
+def test_a_name_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no name of a shard"):
+        shards.cut(ShardConfig("my videos", "folder", str(tmp_path)), RawVideosConfig(), None, 50, 99)
+
+
 def test_nothing_readable_is_refused(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     with pytest.raises(ValueError, match="sources check"):
-        shards.cut(ShardConfig("x", "folder", str(tmp_path)), RawVideosConfig(), 50, 99)
+        shards.cut(ShardConfig("x", "folder", str(tmp_path)), RawVideosConfig(), None, 50, 99)
     with pytest.raises(ValueError, match="at least 1"):
-        shards.cut(ShardConfig("x", "folder", str(tmp_path)), RawVideosConfig(), 0, 99)
+        shards.cut(ShardConfig("x", "folder", str(tmp_path)), RawVideosConfig(), None, 0, 99)
