@@ -249,21 +249,16 @@ def _sources(options: argparse.Namespace) -> int:
         print("\n".join(map(str, page.write(options.out, options.hand_model or standin))))
         return 0
     hand_model = options.hand_model and str(options.hand_model.resolve())
-    shard = ShardConfig(
-        options.kind, options.kind, str(options.copy.resolve()), view=options.view, hand_model=hand_model
-    )
+    name = (options.action == "shards" and options.name) or options.kind
+    shard = ShardConfig(name, options.kind, str(options.copy.resolve()), view=options.view, hand_model=hand_model)
     if options.action == "shards":
-        from dataclasses import replace
-
         from ops import config
         from ops.sources import shards
 
-        name = options.name or options.kind
-        shard = replace(shard, source=name)
         params = options.root / "params.yaml"
         sample_fps = config.load(params).mano_fits.sample_fps if params.is_file() else None
         found = shards.cut(shard, RawVideosConfig(options.fov), sample_fps, options.clips, options.most)
-        print("\n".join(shards.lines(found, shard, name)))
+        print("\n".join(shards.lines(found, shard)))
         return 0
     settings = RawVideosConfig(options.fov, use=options.use)
     clips = None if options.all else options.clips

@@ -129,7 +129,7 @@ def _pattern(place: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", place)
 
 
-def lines(found: Cut, shard: ShardConfig, name: str) -> Iterator[str]:
+def lines(found: Cut, shard: ShardConfig) -> Iterator[str]:
     """For params.yaml, with what was estimated as comments."""
     least = min(found.shards, key=lambda one: one.work_s)
     yield (
@@ -140,7 +140,7 @@ def lines(found: Cut, shard: ShardConfig, name: str) -> Iterator[str]:
         yield f"# less than {LEAST_S / 60:.0f} min in all: orchestration may be more than 3 % of it, until the folder holds more videos"
     yield "shards:"
     for number, one in enumerate(found.shards):
-        key = name if len(found.shards) == 1 else f"{name}-{number:02d}"
+        key = shard.source if len(found.shards) == 1 else f"{shard.source}-{number:02d}"
         entry = _entry(replace(shard, include=one.include))
         yield f"  {key}: {yaml.safe_dump(entry, sort_keys=False, default_flow_style=True, width=math.inf).strip()}"
 
