@@ -19,7 +19,7 @@ setup: $(VENV)/.ready  ## make the environment in .venv
 
 $(VENV)/.ready: pyproject.toml requirements.lock infra/system-packages.sh
 	infra/system-packages.sh
-	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version}"'
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11, 1), f"Python 3.11.1 or newer is needed, this is {sys.version}"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint requirements.lock --editable .

@@ -37,3 +37,17 @@ server._mp_ctx = multiprocessing.get_context("spawn")  # as its __init__ does
 print(server._mp_ctx.get_start_method())
 """
     assert answer(code) == ["forkserver"]
+
+
+def test_only_its_user_reaches_the_process_that_is_forked():
+    """It runs what it is told by pickles."""
+    code = """
+from multiprocessing import forkserver
+from pathlib import Path
+from dagster_project import run_start
+run_start.context()
+forkserver.ensure_running()
+socket = Path(forkserver._forkserver._forkserver_address)
+print(socket.is_socket(), oct(socket.parent.stat().st_mode & 0o777))
+"""
+    assert answer(code) == ["True 0o700"]
