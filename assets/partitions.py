@@ -5,10 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from ops.config import Config
-
-MAX_SHARDS = 99
-"""At 100 upstream partitions Dagster stops comparing data versions, and a changed shard would go unnoticed."""
+from ops.config import MAX_SHARDS, Config
 
 
 def workspace() -> Path:

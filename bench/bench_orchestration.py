@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 from bench import orchestrated_run
-from ops.stages import STAGES
+from dagster_project.jobs import PER_SHARD
 
 REPOSITORY = Path(__file__).parent.parent
 LIMIT = 0.03
@@ -34,7 +34,6 @@ FEW = 100
 TRACKED = (1, 3)
 """Of the demo's tracked video, 97 s long, so many under different names."""
 WARM, VIDEO = "warm", "pianist"
-PER_SHARD = [stage.name for stage in STAGES if stage.partitioned]
 WHOLE = "one run a shard"
 UNITS = {WHOLE: [PER_SHARD], "two runs a shard": [PER_SHARD[:1], PER_SHARD[1:]]}
 """Runs with their stages: the job label_shard; and what the sensors ask for, raw_videos first and the rest if it differs."""

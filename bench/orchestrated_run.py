@@ -37,13 +37,13 @@ def _run(shard: str, stages: str, queue: SimpleQueue) -> None:
 
     from ops import artefacts, checks
 
-    spent: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
 
     def timed(what, function):
         def inner(*arguments):
             start = cpu_s()
             made = function(*arguments)
-            spent[what] += cpu_s() - start
+            seconds[what] += cpu_s() - start
             return made
 
         return inner
@@ -54,4 +54,4 @@ def _run(shard: str, stages: str, queue: SimpleQueue) -> None:
     warnings.simplefilter("ignore")  # that Dagster has another command for a person
     command = ["--select", stages, "--partition", shard, "-m", "dagster_project.definitions"]
     asset_materialize_command.main([*command, "--config-json", json.dumps(QUIET)], standalone_mode=False)
-    queue.put({**spent, "total_s": cpu_s()})
+    queue.put({**seconds, "total_s": cpu_s()})

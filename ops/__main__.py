@@ -102,31 +102,24 @@ def _command(commands, name: str, function: Callable, text: str) -> argparse.Arg
 def _add_sources(sources: argparse.ArgumentParser) -> None:
     actions = sources.add_subparsers(title="actions (none: list the kinds)", dest="action", metavar="ACTION")
     check = actions.add_parser("check", help="look through a copy of a data set before any run")
-    check.add_argument("copy", type=Path, metavar="ROOT", help="folder of the copy")
-    check.add_argument("--kind", required=True, help="reader, as `hand3d sources` lists them")
-    check.add_argument("--view", help="which camera (default: the source's ego view)")
     check.add_argument(
         "--clips", type=int, default=50, metavar="N", help="look at N clips, spread evenly (default: 50)"
     )
     check.add_argument("--all", action="store_true", help="look at every clip")
     check.add_argument("--use", default="research", help="what the result is for, as raw_videos.use")
-    check.add_argument(
-        "--fov", type=float, metavar="DEG", help="assumed field of view, as raw_videos.assumed_fov_x_deg"
-    )
     shards = actions.add_parser("shards", help="cut a copy into shards for params.yaml")
-    shards.add_argument("copy", type=Path, metavar="ROOT", help="folder of the copy")
-    shards.add_argument("--kind", required=True, help="reader, as `hand3d sources` lists them")
     shards.add_argument("--name", help="of the source and its shards (default: the kind)")
-    shards.add_argument("--view", help="which camera (default: the source's ego view)")
     shards.add_argument(
         "--clips", type=int, default=50, metavar="N", help="read N clips, spread evenly, for their length (default: 50)"
     )
-    shards.add_argument(
-        "--most", type=int, default=99, metavar="N", help="at most N shards (default: 99, what all may be)"
-    )
-    shards.add_argument(
-        "--fov", type=float, metavar="DEG", help="assumed field of view, as raw_videos.assumed_fov_x_deg"
-    )
+    shards.add_argument("--most", type=int, metavar="N", help="at most N shards (default: as many as the graph takes)")
+    for action in (check, shards):
+        action.add_argument("copy", type=Path, metavar="ROOT", help="folder of the copy")
+        action.add_argument("--kind", required=True, help="reader, as `hand3d sources` lists them")
+        action.add_argument("--view", help="which camera (default: the source's ego view)")
+        action.add_argument(
+            "--fov", type=float, metavar="DEG", help="assumed field of view, as raw_videos.assumed_fov_x_deg"
+        )
     example = actions.add_parser("example", help="write a source's layout in miniature")
     example.add_argument("kind", help="reader, as `hand3d sources` lists them")
     example.add_argument("out", type=Path, metavar="OUT", help="folder to write into, new or empty")
@@ -257,7 +250,8 @@ def _sources(options: argparse.Namespace) -> int:
 
         params = options.root / "params.yaml"
         sample_fps = config.load(params).mano_fits.sample_fps if params.is_file() else None
-        found = shards.cut(shard, RawVideosConfig(options.fov), sample_fps, options.clips, options.most)
+        most = config.MAX_SHARDS if options.most is None else options.most
+        found = shards.cut(shard, RawVideosConfig(options.fov), sample_fps, options.clips, most)
         print("\n".join(shards.lines(found, shard)))
         return 0
     settings = RawVideosConfig(options.fov, use=options.use)

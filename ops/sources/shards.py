@@ -5,10 +5,10 @@ What a run adds is a sum of its own, whatever the shard's size (docs/operations.
 for every little folder would spend more on being a shard than on its videos.
 """
 
+import glob
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path, PurePath
 
@@ -68,7 +68,7 @@ def cut(shard: ShardConfig, config: RawVideosConfig, sample_fps: float | None, m
             "says why"
         )
     frames = sum(clip.num_frames for clip in read)
-    labelled = sum(clip.num_frames for clip in read if _labelled(clip))
+    labelled = sum(clip.num_frames for clip in read if clip.has_labels)
     clip_s = sum(_work_s(clip, sample_fps) for clip in read) / len(read)
     paths = [video.relative_to(shard.root) for video in videos]
     shards = tuple(packed(paths, clip_s, max_shards))
@@ -83,12 +83,8 @@ def _read(video: Path, shard: ShardConfig, config: RawVideosConfig) -> Clip | No
         return None
 
 
-def _labelled(clip: Clip) -> bool:
-    return bool(clip.hands or clip.joints)
-
-
 def _work_s(clip: Clip, sample_fps: float | None) -> float:
-    if _labelled(clip):
+    if clip.has_labels:
         return clip.num_frames * LABELLED_S
     return clip.num_frames * TRACKED_S * min(1.0, (sample_fps or math.inf) / clip.fps)
 
@@ -121,12 +117,7 @@ def _units(paths: Sequence[PurePath], depth: int, large: Callable[[list], bool])
         if large(group) and any(len(path.parts) > depth for path in group):
             yield from _units(group, depth + 1, large)
         else:
-            yield _pattern("/".join(parts)), len(group)
-
-
-def _pattern(place: str) -> str:
-    """One that matches this place alone."""
-    return re.sub(r"([*?\[])", r"[\1]", place)
+            yield glob.escape("/".join(parts)), len(group)
 
 
 def lines(found: Cut, shard: ShardConfig) -> Iterator[str]:
@@ -146,5 +137,4 @@ def lines(found: Cut, shard: ShardConfig) -> Iterator[str]:
 
 
 def _entry(shard: ShardConfig) -> dict[str, object]:
-    values = {name: getattr(shard, name) for name in ("source", "kind", "root", "include", "view", "hand_model")}
-    return {name: list(value) if name == "include" else value for name, value in values.items() if value}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(shard).items() if value}

@@ -10,6 +10,7 @@ from ops import config
 from ops.__main__ import main
 from ops.config import RawVideosConfig, ShardConfig
 from ops.sources import shards
+from ops.sources.base import Clip
 from ops.sources.manifest import included, list_videos
 
 REPOSITORY = Path(__file__).parents[2]
@@ -101,7 +102,7 @@ def test_tracked_frames_are_those_that_mano_fits_looks_at(tiny_clips, monkeypatc
     """Without labels, and with every second frame left out."""
     shard = ShardConfig("x", "synthetic", str(tiny_clips))
     (clip, *_) = [shards._read(video, shard, RawVideosConfig()) for video in list_videos(shard)]
-    monkeypatch.setattr(shards, "_labelled", lambda clip: False)
+    monkeypatch.setattr(Clip, "has_labels", False)
     found = [shards.cut(shard, RawVideosConfig(), fps, 50, 99).shards[0].work_s for fps in (None, clip.fps / 2, 1e6)]
     assert found[1] == pytest.approx(found[0] / 2)
     assert found[2] == found[0]
